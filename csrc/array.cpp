@@ -1,0 +1,329 @@
+#include "array.h"
+
+#include <cstring>
+
+#include "convert.h"
+#include "parallel.h"
+
+namespace fastnn {
+
+void Dims::push_back(int64_t v) {
+  require<ValueError>(n < kMaxDims, "arrays have at most ", kMaxDims, " dimensions");
+  d[n++] = v;
+}
+
+bool Dims::operator==(const Dims& o) const {
+  if (n != o.n) return false;
+  for (int i = 0; i < n; ++i)
+    if (d[i] != o.d[i]) return false;
+  return true;
+}
+
+std::string to_text(const Dims& dims) {
+  std::string s = "(";
+  for (int i = 0; i < dims.n; ++i) s += (i ? ", " : "") + std::to_string(dims[i]);
+  return s + (dims.n == 1 ? ",)" : ")");
+}
+
+StoragePtr::~StoragePtr() {
+  if (!p_ || p_->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (p_->release) p_->release(p_->owner);
+  else deallocate(p_->data, p_->bytes);
+  delete p_;
+}
+
+namespace {
+
+int64_t checked_numel(const Dims& shape) {
+  int64_t n = 1;
+  for (int64_t s : shape) {
+    require<ValueError>(s >= 0, "array shape ", shape, " has a negative size");
+    require<ValueError>(!__builtin_mul_overflow(n, s, &n) && n < (int64_t(1) << 59), "array shape ", shape,
+                        " is too large");
+  }
+  return n;
+}
+
+Array make(const Dims& shape, const Dims& strides, DType dtype) {
+  int64_t n = checked_numel(shape);
+  Array a;
+  size_t bytes = size_t(n) * size_of(dtype);
+  void* data = allocate(bytes);
+  auto* s = new Storage;
+  s->data = data;
+  s->bytes = bytes;
+  a.storage = StoragePtr(s);
+  a.data = static_cast<char*>(data);
+  a.dtype = dtype;
+  a.shape = shape;
+  a.strides = strides;
+  return a;
+}
+
+}  // namespace
+
+Dims contiguous_strides(const Dims& shape) {
+  Dims s = shape;
+  int64_t run = 1;
+  for (int i = shape.n - 1; i >= 0; --i) {
+    s[i] = run;
+    run *= shape[i] > 0 ? shape[i] : 1;
+  }
+  return s;
+}
+
+Dims channels_last_strides(const Dims& x) { return {x[1] * x[2] * x[3], 1, x[3] * x[1], x[1]}; }
+
+Array Array::empty(const Dims& shape, DType dtype) {
+  checked_numel(shape);
+  return make(shape, contiguous_strides(shape), dtype);
+}
+
+Array Array::zeros(const Dims& shape, DType dtype) {
+  Array a = empty(shape, dtype);
+  if (a.storage->bytes) std::memset(a.data, 0, a.storage->bytes);
+  return a;
+}
+
+Array Array::empty_like(const Array& like, DType dtype) {
+  return like.is_dense() ? make(like.shape, like.strides, dtype) : empty(like.shape, dtype);
+}
+
+Array Array::empty_channels_last(const Dims& nchw, DType dtype) {
+  checked_numel(nchw);
+  return make(nchw, channels_last_strides(nchw), dtype);
+}
+
+Array Array::borrow(void* data, const Dims& shape, const Dims& strides, DType dtype, bool writable,
+                    void (*release)(void*), void* owner) {
+  auto* s = new Storage;
+  s->data = data;
+  s->writable = writable;
+  s->release = release;
+  s->owner = owner;
+  Array a;
+  a.storage = StoragePtr(s);
+  a.data = static_cast<char*>(data);
+  a.dtype = dtype;
+  a.shape = shape;
+  a.strides = strides;
+  return a;
+}
+
+int64_t Array::numel() const {
+  int64_t n = 1;
+  for (int64_t s : shape) n *= s;
+  return n;
+}
+
+bool Array::is_contiguous() const {
+  int64_t run = 1;
+  for (int i = shape.n - 1; i >= 0; --i) {
+    if (shape[i] == 0) return true;
+    if (shape[i] != 1 && strides[i] != run) return false;
+    run *= shape[i];
+  }
+  return true;
+}
+
+bool Array::is_channels_last() const {
+  if (shape.n != 4 || is_contiguous()) return false;
+  const int order[4] = {1, 3, 2, 0};
+  int64_t run = 1;
+  for (int i : order) {
+    if (shape[i] != 1 && strides[i] != run) return false;
+    run *= shape[i];
+  }
+  return true;
+}
+
+bool Array::is_dense() const {
+  if (is_contiguous()) return true;
+  bool used[kMaxDims] = {};
+  int64_t run = 1;
+  for (int found = 0; found < shape.n; ++found) {
+    int next = -1;
+    for (int i = 0; i < shape.n; ++i)
+      if (!used[i] && (shape[i] == 1 || strides[i] == run)) {
+        next = i;
+        if (shape[i] == 1) break;
+      }
+    if (next < 0) return false;
+    used[next] = true;
+    run *= shape[next];
+  }
+  return true;
+}
+
+Array Array::contiguous() const {
+  if (is_contiguous()) return *this;
+  Array out = empty(shape, dtype);
+  copy(*this, out);
+  return out;
+}
+
+Array Array::dense() const { return is_dense() ? *this : contiguous(); }
+
+Array Array::channels_last() const {
+  if (is_channels_last()) return *this;
+  Array out = empty_channels_last(shape, dtype);
+  copy(*this, out);
+  return out;
+}
+
+Array Array::with_layout_of(const Array& o) const {
+  if (same_layout(o) || (is_contiguous() && o.is_contiguous())) return *this;
+  Array out = make(o.shape, o.strides, dtype);
+  copy(*this, out);
+  return out;
+}
+
+Array Array::view(const Dims& new_shape, const Dims& new_strides, int64_t offset) const {
+  Array v = *this;
+  v.shape = new_shape;
+  v.strides = new_strides;
+  v.data += offset * int64_t(size_of(dtype));
+  return v;
+}
+
+Array Array::reshape(const Dims& new_shape) const {
+  require<ValueError>(checked_numel(new_shape) == numel(), "reshape: shape ", shape, " cannot become ", new_shape);
+  Dims s = contiguous_strides(new_shape);
+  if (is_contiguous()) return view(new_shape, s);
+  // A view exists when every group of old axes that merge into new ones is uniformly strided.
+  int i = shape.n - 1, j = new_shape.n - 1;
+  bool ok = numel() > 0;
+  while (ok && j >= 0) {
+    while (i >= 0 && shape[i] == 1) --i;
+    if (i < 0) {
+      for (; j >= 0; --j) s[j] = 1;
+      break;
+    }
+    int64_t old_run = shape[i], step = strides[i], base = step, new_run = 1;
+    do {
+      s[j] = base * new_run;
+      new_run *= new_shape[j--];
+      while (old_run < new_run && i > 0) {
+        --i;
+        if (shape[i] == 1) continue;
+        if (strides[i] != step * shape[i + 1]) ok = false;
+        step = strides[i];
+        old_run *= shape[i];
+      }
+    } while (ok && j >= 0 && new_run != old_run);
+    if (new_run != old_run) ok = false;
+    while (ok && j >= 0 && new_shape[j] == 1) s[j--] = base * new_run;
+    --i;
+  }
+  return ok ? view(new_shape, s) : contiguous().view(new_shape, contiguous_strides(new_shape));
+}
+
+namespace {
+
+// Strided copy with the innermost axis as the loop; axes are sorted so that dst is written in memory order.
+struct CopyPlan {
+  int n = 0;
+  int64_t size[kMaxDims], from[kMaxDims], to[kMaxDims];
+};
+
+CopyPlan plan_copy(const Array& src, const Array& dst) {
+  CopyPlan p;
+  int order[kMaxDims];
+  int n = 0;
+  for (int i = 0; i < dst.ndim(); ++i)
+    if (dst.size(i) != 1) order[n++] = i;
+  auto magnitude = [&](int i) { return dst.stride(i) < 0 ? -dst.stride(i) : dst.stride(i); };
+  for (int i = 1; i < n; ++i)
+    for (int j = i; j > 0 && magnitude(order[j - 1]) < magnitude(order[j]); --j) std::swap(order[j - 1], order[j]);
+  for (int k = 0; k < n; ++k) {
+    int i = order[k];
+    int64_t size = dst.size(i), f = src.stride(i), t = dst.stride(i);
+    if (p.n && p.from[p.n - 1] == f * size && p.to[p.n - 1] == t * size) {
+      p.size[p.n - 1] *= size;
+      p.from[p.n - 1] = f;
+      p.to[p.n - 1] = t;
+    } else {
+      p.size[p.n] = size;
+      p.from[p.n] = f;
+      p.to[p.n++] = t;
+    }
+  }
+  if (p.n == 0) {
+    p.n = 1;
+    p.size[0] = 1;
+    p.from[0] = p.to[0] = 1;
+  }
+  return p;
+}
+
+template <class S, class D>
+void copy_run(const S* s, int64_t from, D* d, int64_t to, int64_t n) {
+  if constexpr (std::is_same_v<S, D>) {
+    if (from == 1 && to == 1) {
+      std::memcpy(d, s, size_t(n) * sizeof(S));
+      return;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) d[i * to] = convert<D>(s[i * from]);
+}
+
+template <class S, class D>
+void copy_typed(const Array& src, Array& dst) {
+  CopyPlan p = plan_copy(src, dst);
+  int64_t inner = p.size[p.n - 1], rows = dst.numel() / inner;
+  const S* s = src.as<S>();
+  D* d = dst.as<D>();
+  if (p.n == 1) {
+    parallel_for(inner, 32768, [&](int64_t b, int64_t e) {
+      copy_run(s + b * p.from[0], p.from[0], d + b * p.to[0], p.to[0], e - b);
+    });
+    return;
+  }
+  parallel_for(rows, std::max<int64_t>(1, 32768 / inner), [&](int64_t b, int64_t e) {
+    for (int64_t r = b; r < e; ++r) {
+      int64_t rest = r, f = 0, t = 0;
+      for (int k = p.n - 2; k >= 0; --k) {
+        int64_t i = rest % p.size[k];
+        rest /= p.size[k];
+        f += i * p.from[k];
+        t += i * p.to[k];
+      }
+      copy_run(s + f, p.from[p.n - 1], d + t, p.to[p.n - 1], inner);
+    }
+  });
+}
+
+}  // namespace
+
+void copy(const Array& src, Array& dst) {
+  if (dst.numel() == 0) return;
+  visit(src.dtype, [&]<class S>(S*) { visit(dst.dtype, [&]<class D>(D*) { copy_typed<S, D>(src, dst); }); });
+}
+
+Array astype(const Array& a, DType dtype) {
+  Array out = Array::empty_like(a, dtype);
+  copy(a, out);
+  return out;
+}
+
+Dims broadcast_shapes(const char* op, const Dims& a, const Dims& b) {
+  Dims out = Dims::filled(std::max(a.n, b.n), 1);
+  for (int i = 0; i < out.n; ++i) {
+    int64_t x = i < a.n ? a[a.n - 1 - i] : 1, y = i < b.n ? b[b.n - 1 - i] : 1;
+    require<ValueError>(x == y || x == 1 || y == 1, op, ": shapes ", a, " and ", b, " do not broadcast; sizes ", x,
+                        " and ", y, " must be equal or one of them 1");
+    out[out.n - 1 - i] = x == 1 ? y : x;
+  }
+  return out;
+}
+
+Array broadcast_to(const Array& a, const Dims& shape) {
+  Dims s = Dims::filled(shape.n, 0);
+  for (int i = 0; i < a.ndim(); ++i) {
+    int j = shape.n - a.ndim() + i;
+    s[j] = a.size(i) == 1 && shape[j] != 1 ? 0 : a.stride(i);
+  }
+  return a.view(shape, s);
+}
+
+}  // namespace fastnn

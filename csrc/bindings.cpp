@@ -1,0 +1,125 @@
+// The Python module _C: types, and one line per op. No logic.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "dispatch.h"
+#include "memory.h"
+#include "ops/activation.h"
+#include "ops/elementwise.h"
+#include "parallel.h"
+#include "python/fastcall.h"
+#include "python/tape.h"
+
+namespace py = pybind11;
+using namespace fastnn;
+using python::add;
+
+namespace {
+
+py::object take(PyObject* o) {
+  if (!o) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(o);
+}
+
+void bind_ops(PyObject* m) {
+  bool ok = true;
+  // elementwise
+  ok &= add<ops::clone>(m, "clone", "input");
+  ok &= add<ops::astype>(m, "astype", "input, dtype");
+  ok &= add<ops::assign>(m, "assign", "target, source");
+  ok &= add<ops::add>(m, "add", "input, other");
+  ok &= add<ops::add_in_place>(m, "add_in_place", "target, other");
+  // activation
+  ok &= add<ops::activation>(m, "activation", "function, input, a, b");
+  ok &= add<ops::activation_backward>(m, "activation_backward", "function, saved, grad, a, b");
+  // pooling
+  // softmax
+  // loss
+  // dropout
+  // matmul
+  // conv2d
+  // optimizer
+  if (!ok) throw py::error_already_set();
+}
+
+void bind_runtime(py::module_& m) {
+  m.def("set_num_threads", &set_num_threads);
+  m.def("get_num_threads", &num_threads);
+  m.def("set_isa", &set_isa);
+  m.def("get_isa", [] { return kIsaNames[current_isa()]; });
+  m.def("available_isas", [] {
+    std::vector<const char*> names;
+    for (Isa isa : available_isas()) names.push_back(kIsaNames[isa]);
+    return names;
+  });
+  m.def("built_isas", [] {
+    std::vector<const char*> names;
+    for (int i = 0; i < kIsas; ++i)
+      if (built(Isa(i))) names.push_back(kIsaNames[i]);
+    return names;
+  });
+  m.def("kernel_rows", [] {
+    py::list rows;
+    for (const KernelRow& r : kernel_rows()) rows.append(py::make_tuple(r.family, r.name));
+    return rows;
+  });
+  m.def("memory_stats", [] {
+    MemoryStats s = memory_stats();
+    py::dict d;
+    d["in_use"] = s.in_use;
+    d["idle"] = s.idle;
+    d["peak"] = s.peak;
+    d["limit"] = s.limit;
+    d["hits"] = s.hits;
+    d["requests"] = s.requests;
+    return d;
+  });
+  m.def("empty_cache", &empty_cache);
+  m.def("set_cache_limit", &set_cache_limit);
+}
+
+void bind_tensor(py::module_& m) {
+  if (!python::add_tensor_type(m.ptr()) || !python::add_tape_types(m.ptr())) throw py::error_already_set();
+  m.def("set_tensor_type", [](py::type t) { python::tensor_type = reinterpret_cast<PyTypeObject*>(t.release().ptr()); });
+  m.def("set_bfloat16", [](py::handle dtype) { python::set_bfloat16(dtype.ptr()); });
+  m.def("set_foreign_handler", [](py::handle f) { python::set_foreign_handler(f.ptr()); });
+  m.def("set_accumulate", [](py::handle add, py::handle in_place, py::handle copy) {
+    python::set_accumulate(add.ptr(), in_place.ptr(), copy.ptr());
+  });
+  m.def("grad_enabled", &python::grad_enabled);
+  m.def("set_grad_enabled", &python::set_grad_enabled);
+  m.def("backward", [](py::handle tensor, py::handle gradient) {
+    if (!python::is_tensor(tensor.ptr()) || !python::is_tensor(gradient.ptr()))
+      throw py::type_error("backward: expected a Tensor");
+    return take(python::run_backward(tensor.ptr(), gradient.ptr()));
+  });
+  m.def("from_numpy", [](py::handle a) {
+    if (!python::is_numpy(a.ptr())) throw py::type_error("from_numpy: expected a numpy array");
+    return take(python::from_numpy(a.ptr()));
+  });
+  m.def("to_dlpack", [](py::handle t, bool versioned) {
+    if (!python::is_tensor(t.ptr())) throw py::type_error("to_dlpack: expected a Tensor");
+    return take(python::to_dlpack(t.ptr(), versioned));
+  });
+  m.def("from_dlpack", [](py::handle capsule) { return take(python::from_dlpack(capsule.ptr())); });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels of fastnn.";
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const ValueError& e) {
+      PyErr_SetString(PyExc_ValueError, e.what());
+    } catch (const TypeError& e) {
+      PyErr_SetString(PyExc_TypeError, e.what());
+    } catch (const NotImplementedError& e) {
+      PyErr_SetString(PyExc_NotImplementedError, e.what());
+    }
+  });
+  bind_tensor(m);
+  bind_runtime(m);
+  bind_ops(m.ptr());
+}

@@ -1,0 +1,180 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "error.h"
+
+namespace fastnn {
+
+#define FAMILY(stem, Struct)              \
+  namespace generic {                     \
+  extern const Struct stem##_kernels;     \
+  }                                       \
+  namespace avx2 {                        \
+  extern const Struct stem##_kernels;     \
+  }                                       \
+  namespace avx512 {                      \
+  extern const Struct stem##_kernels;     \
+  }                                       \
+  namespace neon {                        \
+  extern const Struct stem##_kernels;     \
+  }
+#include "kernels/families.inc"
+#undef FAMILY
+namespace avx512_bf16 {
+extern const GemmKernels gemm_kernels;
+extern const ProbeKernels probe_kernels;
+}  // namespace avx512_bf16
+
+namespace {
+
+using Entry = void (*)();
+
+// Tables hold nothing but function pointers, so null entries can be filled from the table below as one array.
+template <class Table>
+void overlay(Table& table, const Table& with) {
+  static_assert(sizeof(Table) % sizeof(Entry) == 0 || sizeof(Table) == 1);
+  Entry entry;
+  for (size_t i = 0; i + sizeof(Entry) <= sizeof(Table); i += sizeof(Entry)) {
+    std::memcpy(&entry, reinterpret_cast<const char*>(&with) + i, sizeof entry);
+    if (entry) std::memcpy(reinterpret_cast<char*>(&table) + i, &entry, sizeof entry);
+  }
+}
+
+struct Tables {
+  Kernels of[kIsas] = {};
+  Tables() {
+#define FAMILY(stem, Struct) overlay(of[kGeneric].stem, generic::stem##_kernels);
+#include "kernels/families.inc"
+#undef FAMILY
+#ifdef FASTNN_BUILT_X86
+    of[kAvx2] = of[kGeneric];
+#define FAMILY(stem, Struct) overlay(of[kAvx2].stem, avx2::stem##_kernels);
+#include "kernels/families.inc"
+#undef FAMILY
+    of[kAvx512] = of[kAvx2];
+#define FAMILY(stem, Struct) overlay(of[kAvx512].stem, avx512::stem##_kernels);
+#include "kernels/families.inc"
+#undef FAMILY
+    of[kAvx512Bf16] = of[kAvx512];
+    overlay(of[kAvx512Bf16].gemm, avx512_bf16::gemm_kernels);
+    overlay(of[kAvx512Bf16].probe, avx512_bf16::probe_kernels);
+#endif
+#ifdef FASTNN_BUILT_NEON
+    of[kNeon] = of[kGeneric];
+#define FAMILY(stem, Struct) overlay(of[kNeon].stem, neon::stem##_kernels);
+#include "kernels/families.inc"
+#undef FAMILY
+#endif
+  }
+};
+
+const Tables& tables() {
+  static const Tables* t = new Tables;
+  return *t;
+}
+
+Isa pick() {
+  Isa best = available_isas().back();
+  const char* forced = std::getenv("FASTNN_ISA");
+  if (!forced || !*forced) return best;
+  for (Isa isa : available_isas())
+    if (!std::strcmp(forced, kIsaNames[isa])) return isa;
+  std::fprintf(stderr, "fastnn: FASTNN_ISA=%s is not available here; using %s\n", forced, kIsaNames[best]);
+  return best;
+}
+
+std::atomic<int>& current() {
+  static std::atomic<int> isa{pick()};
+  return isa;
+}
+
+std::atomic<const Kernels*>& active() {
+  static std::atomic<const Kernels*> k{&tables().of[current()]};
+  return k;
+}
+
+}  // namespace
+
+const Kernels& kernels() { return *active().load(std::memory_order_relaxed); }
+
+Isa current_isa() { return Isa(current().load()); }
+
+bool built(Isa isa) {
+#ifdef FASTNN_BUILT_X86
+  if (isa == kAvx2 || isa == kAvx512 || isa == kAvx512Bf16) return true;
+#endif
+#ifdef FASTNN_BUILT_NEON
+  if (isa == kNeon) return true;
+#endif
+  return isa == kGeneric;
+}
+
+bool cpu_supports(Isa isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (isa == kAvx2) return has_avx2;
+  if (isa == kAvx512) return has_avx512;
+  if (isa == kAvx512Bf16)
+    return has_avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__)
+  if (isa == kNeon) return true;
+#endif
+  return isa == kGeneric;
+}
+
+std::vector<Isa> available_isas() {
+  std::vector<Isa> found;
+  for (int i = 0; i < kIsas; ++i)
+    if (built(Isa(i)) && cpu_supports(Isa(i))) found.push_back(Isa(i));
+  return found;
+}
+
+void set_isa(const std::string& name) {
+  std::string names;
+  for (Isa isa : available_isas()) {
+    if (name == kIsaNames[isa]) {
+      current().store(isa);
+      active().store(&tables().of[isa]);
+      return;
+    }
+    names += (names.empty() ? "" : ", ") + std::string(kIsaNames[isa]);
+  }
+  throw ValueError("set_isa: '" + name + "' is not available; expected one of " + names);
+}
+
+std::vector<KernelRow> kernel_rows() {
+  std::vector<KernelRow> rows;
+  const char* family = "";
+#define KERNEL(name, isas, ret, args) rows.push_back({family, #name, isas});
+#define FLOAT_KERNEL(name, ret, args) rows.push_back({family, #name, kAllIsas});
+  family = "gemm";
+#include "kernels/gemm.inc"
+  family = "conv2d";
+#include "kernels/conv2d.inc"
+  family = "elementwise";
+#include "kernels/elementwise.inc"
+  family = "activation";
+#include "kernels/activation.inc"
+  family = "pooling";
+#include "kernels/pooling.inc"
+  family = "softmax";
+#include "kernels/softmax.inc"
+  family = "loss";
+#include "kernels/loss.inc"
+  family = "optimizer";
+#include "kernels/optimizer.inc"
+  family = "probe";
+#include "kernels/probe.inc"
+#undef KERNEL
+#undef FLOAT_KERNEL
+  return rows;
+}
+
+}  // namespace fastnn

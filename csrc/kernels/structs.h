@@ -1,0 +1,34 @@
+// Included by dispatch.h, which defines KERNEL and FLOAT_KERNEL as member declarations.
+struct GemmKernels {
+#include "gemm.inc"
+};
+struct Conv2dKernels {
+#include "conv2d.inc"
+};
+struct ElementwiseKernels {
+#include "elementwise.inc"
+};
+struct ActivationKernels {
+#include "activation.inc"
+};
+struct PoolingKernels {
+#include "pooling.inc"
+};
+struct SoftmaxKernels {
+#include "softmax.inc"
+};
+struct LossKernels {
+#include "loss.inc"
+};
+struct OptimizerKernels {
+#include "optimizer.inc"
+};
+struct ProbeKernels {
+#include "probe.inc"
+};
+
+struct Kernels {
+#define FAMILY(stem, Struct) Struct stem;
+#include "families.inc"
+#undef FAMILY
+};

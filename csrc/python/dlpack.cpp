@@ -1,0 +1,112 @@
+#include "dlpack.h"
+
+#include "tensor.h"
+
+namespace fastnn::python {
+namespace {
+
+constexpr DLDataType kCodes[kDTypes] = {{2, 32, 1}, {4, 16, 1}, {2, 16, 1}, {2, 64, 1}, {0, 8, 1},
+                                        {1, 8, 1},  {0, 32, 1}, {0, 64, 1}, {6, 8, 1}};
+
+// What a capsule of ours owns. The deleter needs no GIL unless the memory is numpy's.
+template <class Managed>
+struct Export {
+  Managed managed;
+  Array array;
+};
+
+void set_version(DLManagedTensor&, const Array&) {}
+void set_version(DLManagedTensorVersioned& m, const Array& a) {
+  m.version = {1, 1};
+  m.flags = a.storage->writable ? 0 : kDLReadOnly;
+}
+
+template <class Managed>
+PyObject* make_capsule(const Array& a, const char* name) {
+  auto* e = new Export<Managed>{{}, a};
+  DLTensor& t = e->managed.tensor;
+  t = {e->array.data, {kDLCpu, 0}, a.ndim(), kCodes[int(a.dtype)], e->array.shape.d, e->array.strides.d, 0};
+  set_version(e->managed, a);
+  e->managed.context = e;
+  e->managed.deleter = [](Managed* m) { delete static_cast<Export<Managed>*>(m->context); };
+  PyObject* capsule = PyCapsule_New(&e->managed, name, [](PyObject* c) {
+    // A consumer renames the capsule and calls the deleter itself.
+    const char* now = PyCapsule_GetName(c);
+    if (now && (now[0] == 'u')) return;
+    auto* m = static_cast<Managed*>(PyCapsule_GetPointer(c, now));
+    if (m) m->deleter(m);
+  });
+  if (!capsule) delete e;
+  return capsule;
+}
+
+template <class Managed>
+PyObject* adopt(PyObject* capsule, const char* name, const char* used_name, bool writable) {
+  auto* m = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
+  if (!m) return nullptr;
+  const DLTensor& t = m->tensor;
+  if (t.device.type != kDLCpu) {
+    PyErr_Format(PyExc_NotImplementedError, "from_dlpack: device type %d is not supported; expected a CPU tensor",
+                 int(t.device.type));
+    return nullptr;
+  }
+  int dtype = -1;
+  for (int i = 0; i < kDTypes; ++i)
+    if (kCodes[i].code == t.dtype.code && kCodes[i].bits == t.dtype.bits && t.dtype.lanes == 1) dtype = i;
+  if (dtype < 0) {
+    PyErr_Format(PyExc_NotImplementedError, "from_dlpack: data type code %d with %d bits is not supported",
+                 int(t.dtype.code), int(t.dtype.bits));
+    return nullptr;
+  }
+  if (t.ndim > kMaxDims) {
+    PyErr_Format(PyExc_ValueError, "from_dlpack: %d dimensions; at most %d are supported", int(t.ndim), kMaxDims);
+    return nullptr;
+  }
+  Dims shape, strides;
+  shape.n = t.ndim;
+  for (int i = 0; i < t.ndim; ++i) shape[i] = t.shape[i];
+  strides = contiguous_strides(shape);
+  if (t.strides)
+    for (int i = 0; i < t.ndim; ++i) strides[i] = t.strides[i];
+  Array a = Array::borrow(
+      static_cast<char*>(t.data) + t.byte_offset, shape, strides, DType(dtype), writable,
+      [](void* owner) {
+        auto* m = static_cast<Managed*>(owner);
+        if (!m->deleter || !Py_IsInitialized()) return;
+        PyGILState_STATE state = PyGILState_Ensure();  // the deleter may belong to a Python object
+        m->deleter(m);
+        PyGILState_Release(state);
+      },
+      m);
+  PyCapsule_SetName(capsule, used_name);
+  return wrap(std::move(a));
+}
+
+}  // namespace
+
+PyObject* to_dlpack(PyObject* tensor, bool versioned) {
+  const Array& a = as_tensor(tensor)->array;
+  if (versioned) return make_capsule<DLManagedTensorVersioned>(a, "dltensor_versioned");
+  if (!a.storage->writable) {
+    PyErr_SetString(PyExc_BufferError, "__dlpack__: the memory is read-only, which needs max_version=(1, 0) or later");
+    return nullptr;
+  }
+  return make_capsule<DLManagedTensor>(a, "dltensor");
+}
+
+PyObject* from_dlpack(PyObject* capsule) {
+  if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+    auto* m = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+    if (m->version.major != 1) {
+      PyErr_Format(PyExc_BufferError, "from_dlpack: DLPack version %u is not supported; expected 1", m->version.major);
+      return nullptr;
+    }
+    return adopt<DLManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned",
+                                           !(m->flags & kDLReadOnly));
+  }
+  if (PyCapsule_IsValid(capsule, "dltensor")) return adopt<DLManagedTensor>(capsule, "dltensor", "used_dltensor", true);
+  PyErr_SetString(PyExc_TypeError, "from_dlpack: expected a DLPack capsule that nobody has consumed");
+  return nullptr;
+}
+
+}  // namespace fastnn::python

@@ -1,0 +1,27 @@
+// The tape: Op, a callable that runs an operation on tensors or numpy arrays and records it when a gradient is asked
+// for, and Node, one recorded call.
+//
+//   op = _C.Op(name, forward, record, backward)
+//   forward(*args) -> output(s)                     called when nothing is recorded
+//   record(*args)  -> (output(s), saved tuple)      called when an argument requires a gradient
+//   backward(ctx, grad) -> gradient or tuple of gradients of the leading arguments; None where there is none
+//                          ctx.saved is the tuple, ctx.needs_input_grad a tuple of bool, one per argument;
+//                          grad is a tuple (with None) when there are several outputs
+#pragma once
+#include <Python.h>
+#include <structmember.h>
+
+namespace fastnn::python {
+
+bool grad_enabled();
+bool set_grad_enabled(bool on);  // returns what it was
+
+// Accumulates gradients into the leaves that `tensor` depends on. Null with an exception set, or None.
+PyObject* run_backward(PyObject* tensor, PyObject* gradient);
+
+void set_foreign_handler(PyObject* handler);  // called as handler(op, args) when an argument is another array type
+void set_accumulate(PyObject* add, PyObject* add_in_place, PyObject* copy);
+
+bool add_tape_types(PyObject* module);
+
+}  // namespace fastnn::python

@@ -1,0 +1,184 @@
+#include "tensor.h"
+
+#include <pybind11/pybind11.h>
+
+#include <new>
+
+#include "tape.h"
+
+namespace fastnn::python {
+
+PyTypeObject* tensor_base = nullptr;
+PyTypeObject* tensor_type = nullptr;
+
+void set_python_error() {
+  if (PyErr_Occurred()) return;
+  try {
+    throw;
+  } catch (pybind11::error_already_set& e) {
+    e.restore();
+  } catch (const ValueError& e) {
+    PyErr_SetString(PyExc_ValueError, e.what());
+  } catch (const TypeError& e) {
+    PyErr_SetString(PyExc_TypeError, e.what());
+  } catch (const IndexError& e) {
+    PyErr_SetString(PyExc_IndexError, e.what());
+  } catch (const NotImplementedError& e) {
+    PyErr_SetString(PyExc_NotImplementedError, e.what());
+  } catch (const std::bad_alloc&) {
+    PyErr_SetString(PyExc_MemoryError, "fastnn: out of memory");
+  } catch (const std::exception& e) {
+    PyErr_SetString(PyExc_RuntimeError, e.what());
+  }
+}
+
+PyObject* wrap(Array array) {
+  auto* self = as_tensor(tensor_type->tp_alloc(tensor_type, 0));
+  if (self) new (&self->array) Array(std::move(array));
+  return reinterpret_cast<PyObject*>(self);
+}
+
+namespace {
+
+void dealloc(PyObject* o) {
+  TensorObject* self = as_tensor(o);
+  PyTypeObject* type = Py_TYPE(o);
+  if (self->weak_references) PyObject_ClearWeakRefs(o);
+  Py_CLEAR(self->grad);
+  Py_CLEAR(self->node);
+  self->array.~Array();
+  type->tp_free(o);
+  Py_DECREF(type);
+}
+
+PyObject* refuse_new(PyTypeObject*, PyObject*, PyObject*) {
+  PyErr_SetString(PyExc_TypeError, "Tensor: make one with fastnn.tensor(data) or fastnn.from_numpy(array)");
+  return nullptr;
+}
+
+PyObject* tuple_of(const Dims& dims) {
+  PyObject* t = PyTuple_New(dims.n);
+  for (int i = 0; t && i < dims.n; ++i) PyTuple_SET_ITEM(t, i, PyLong_FromLongLong(dims[i]));
+  return t;
+}
+
+PyObject* get_shape(PyObject* o, void*) { return tuple_of(as_tensor(o)->array.shape); }
+PyObject* get_strides(PyObject* o, void*) { return tuple_of(as_tensor(o)->array.strides); }
+PyObject* get_dtype(PyObject* o, void*) { return Py_NewRef(dtype_object(as_tensor(o)->array.dtype)); }
+PyObject* get_ndim(PyObject* o, void*) { return PyLong_FromLong(as_tensor(o)->array.ndim()); }
+PyObject* get_size(PyObject* o, void*) { return PyLong_FromLongLong(as_tensor(o)->array.numel()); }
+PyObject* get_requires_grad(PyObject* o, void*) { return PyBool_FromLong(as_tensor(o)->requires_grad); }
+PyObject* get_is_leaf(PyObject* o, void*) { return PyBool_FromLong(!as_tensor(o)->node); }
+PyObject* get_data_pointer(PyObject* o, void*) { return PyLong_FromVoidPtr(as_tensor(o)->array.data); }
+PyObject* get_contiguous(PyObject* o, void*) { return PyBool_FromLong(as_tensor(o)->array.is_contiguous()); }
+PyObject* get_version(PyObject* o, void*) {
+  return PyLong_FromLongLong(as_tensor(o)->array.storage->version.load(std::memory_order_relaxed));
+}
+PyObject* get_node(PyObject* o, void*) {
+  PyObject* node = as_tensor(o)->node;
+  return Py_NewRef(node ? node : Py_None);
+}
+PyObject* get_grad(PyObject* o, void*) {
+  PyObject* grad = as_tensor(o)->grad;
+  return Py_NewRef(grad ? grad : Py_None);
+}
+
+int set_requires_grad(PyObject* o, PyObject* value, void*) {
+  TensorObject* self = as_tensor(o);
+  int on = value ? PyObject_IsTrue(value) : 0;
+  if (on < 0) return -1;
+  if (on && !is_float(self->array.dtype)) {
+    PyErr_Format(PyExc_ValueError, "requires_grad: only floating tensors can have a gradient, got dtype %s",
+                 name(self->array.dtype));
+    return -1;
+  }
+  if (self->node && !on) {
+    PyErr_SetString(PyExc_RuntimeError, "requires_grad: can be turned off for leaves only; use detach()");
+    return -1;
+  }
+  self->requires_grad = on;
+  return 0;
+}
+
+int set_grad(PyObject* o, PyObject* value, void*) {
+  TensorObject* self = as_tensor(o);
+  if (!value || value == Py_None) {
+    Py_CLEAR(self->grad);
+    return 0;
+  }
+  if (!is_tensor(value)) {
+    PyErr_Format(PyExc_TypeError, "grad: expected a Tensor or None, got %s", Py_TYPE(value)->tp_name);
+    return -1;
+  }
+  const Array& g = as_tensor(value)->array;
+  if (!(g.shape == self->array.shape) || g.dtype != self->array.dtype || value == o) {
+    PyErr_Format(PyExc_ValueError, "grad: got shape %s and dtype %s; expected %s and %s",
+                 to_text(g.shape).c_str(), name(g.dtype), to_text(self->array.shape).c_str(), name(self->array.dtype));
+    return -1;
+  }
+  Py_XSETREF(self->grad, Py_NewRef(value));
+  return 0;
+}
+
+PyObject* as_subclass(PyObject* o, PyObject* type) {
+  if (!PyType_Check(type) || !PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(type), tensor_base)) {
+    PyErr_SetString(PyExc_TypeError, "as_subclass: expected a subclass of Tensor");
+    return nullptr;
+  }
+  auto* t = reinterpret_cast<PyTypeObject*>(type);
+  auto* self = as_tensor(t->tp_alloc(t, 0));
+  if (self) new (&self->array) Array(as_tensor(o)->array);
+  return reinterpret_cast<PyObject*>(self);
+}
+
+PyObject* method_numpy(PyObject* o, PyObject*) { return to_numpy(o); }
+PyObject* method_detach(PyObject* o, PyObject*) { return alias(o); }
+PyObject* method_bump(PyObject* o, PyObject*) {
+  as_tensor(o)->array.bump_version();
+  Py_RETURN_NONE;
+}
+
+PyGetSetDef getset[] = {
+    {"shape", get_shape, nullptr, "Sizes, a tuple of int.", nullptr},
+    {"strides", get_strides, nullptr, "Steps in elements, a tuple of int.", nullptr},
+    {"dtype", get_dtype, nullptr, "numpy.dtype of the elements.", nullptr},
+    {"ndim", get_ndim, nullptr, "Number of dimensions.", nullptr},
+    {"size_", get_size, nullptr, "Number of elements.", nullptr},
+    {"requires_grad", get_requires_grad, set_requires_grad, "Whether operations on it are recorded.", nullptr},
+    {"grad", get_grad, set_grad, "Gradient accumulated by backward(), or None.", nullptr},
+    {"is_leaf", get_is_leaf, nullptr, "Whether no recorded operation made it.", nullptr},
+    {"grad_fn", get_node, nullptr, "The recorded operation that made it, or None.", nullptr},
+    {"is_contiguous_", get_contiguous, nullptr, "Whether the elements lie in row-major order.", nullptr},
+    {"data_ptr_", get_data_pointer, nullptr, "Address of the first element.", nullptr},
+    {"_version", get_version, nullptr, "Number of in-place changes made through fastnn.", nullptr},
+    {}};
+
+PyMethodDef methods[] = {
+    {"numpy", method_numpy, METH_NOARGS, "A numpy array on the same memory."},
+    {"detach", method_detach, METH_NOARGS, "A tensor on the same memory that is not on the tape."},
+    {"_as_subclass", as_subclass, METH_O, "A tensor of the given subclass on the same memory."},
+    {"_bump_version", method_bump, METH_NOARGS, "Marks the memory as changed."},
+    {}};
+
+PyMemberDef members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(TensorObject, weak_references), READONLY, nullptr}, {}};
+
+PyType_Slot slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(dealloc)},
+                       {Py_tp_new, reinterpret_cast<void*>(refuse_new)},
+                       {Py_tp_getset, getset},
+                       {Py_tp_methods, methods},
+                       {Py_tp_members, members},
+                       {0, nullptr}};
+
+PyType_Spec spec = {"fastnn._C.TensorBase", sizeof(TensorObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+
+}  // namespace
+
+bool add_tensor_type(PyObject* module) {
+  tensor_base = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+  if (!tensor_base) return false;
+  tensor_type = tensor_base;
+  return PyModule_AddObjectRef(module, "TensorBase", reinterpret_cast<PyObject*>(tensor_base)) == 0;
+}
+
+}  // namespace fastnn::python

@@ -1,0 +1,87 @@
+// Vec<float> on AVX-512 F/BW/DQ/VL. See simd.h for the contract.
+#pragma once
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+struct Full {};  // "all lanes", as a type
+template <class T> struct Vec;
+
+struct Mask {
+  __mmask16 m;
+  FASTNN_INLINE Mask operator&(Mask o) const { return {__mmask16(m & o.m)}; }
+  FASTNN_INLINE Mask operator|(Mask o) const { return {__mmask16(m | o.m)}; }
+  FASTNN_INLINE Mask operator!() const { return {__mmask16(~m)}; }
+};
+
+template <>
+struct Vec<float> {
+  static constexpr int kLanes = 16;
+  __m512 v;
+
+  Vec() = default;
+  FASTNN_INLINE Vec(__m512 x) : v(x) {}
+  FASTNN_INLINE Vec(float x) : v(_mm512_set1_ps(x)) {}
+
+  static FASTNN_INLINE __mmask16 first(int n) { return __mmask16((1u << n) - 1); }
+  static FASTNN_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static FASTNN_INLINE Vec load(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static FASTNN_INLINE Vec load(const bf16* p) { return widen(_mm256_loadu_si256((const __m256i*)p)); }
+  static FASTNN_INLINE Vec load(const bf16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
+  static FASTNN_INLINE Vec load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+  static FASTNN_INLINE Vec load(const f16* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p)); }
+  FASTNN_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+  FASTNN_INLINE void store(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
+  FASTNN_INLINE void store(bf16* p) const { _mm256_storeu_si256((__m256i*)p, narrow()); }
+  FASTNN_INLINE void store(bf16* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), narrow()); }
+  FASTNN_INLINE void store(f16* p) const { _mm256_storeu_si256((__m256i*)p, half()); }
+  FASTNN_INLINE void store(f16* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), half()); }
+
+  FASTNN_INLINE Vec operator+(Vec o) const { return _mm512_add_ps(v, o.v); }
+  FASTNN_INLINE Vec operator-(Vec o) const { return _mm512_sub_ps(v, o.v); }
+  FASTNN_INLINE Vec operator*(Vec o) const { return _mm512_mul_ps(v, o.v); }
+  FASTNN_INLINE Vec operator/(Vec o) const { return _mm512_div_ps(v, o.v); }
+  FASTNN_INLINE Vec operator-() const { return _mm512_xor_ps(v, _mm512_set1_ps(-0.0f)); }
+  FASTNN_INLINE Mask operator<(Vec o) const { return {_mm512_cmp_ps_mask(v, o.v, _CMP_LT_OQ)}; }
+  FASTNN_INLINE Mask operator<=(Vec o) const { return {_mm512_cmp_ps_mask(v, o.v, _CMP_LE_OQ)}; }
+  FASTNN_INLINE Mask operator>(Vec o) const { return {_mm512_cmp_ps_mask(v, o.v, _CMP_GT_OQ)}; }
+  FASTNN_INLINE Mask operator>=(Vec o) const { return {_mm512_cmp_ps_mask(v, o.v, _CMP_GE_OQ)}; }
+  FASTNN_INLINE Mask operator==(Vec o) const { return {_mm512_cmp_ps_mask(v, o.v, _CMP_EQ_OQ)}; }
+  FASTNN_INLINE Mask operator!=(Vec o) const { return {_mm512_cmp_ps_mask(v, o.v, _CMP_NEQ_UQ)}; }
+
+ private:
+  static FASTNN_INLINE Vec widen(__m256i b) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
+  }
+  FASTNN_INLINE __m256i narrow() const {
+    __m512i u = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, _mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+    return _mm512_cvtepi32_epi16(r);
+  }
+  FASTNN_INLINE __m256i half() const { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+};
+
+using F = Vec<float>;
+FASTNN_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+FASTNN_INLINE F max(F a, F b) { return _mm512_max_ps(a.v, b.v); }
+FASTNN_INLINE F min(F a, F b) { return _mm512_min_ps(a.v, b.v); }
+FASTNN_INLINE F abs(F a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v); }
+FASTNN_INLINE F sqrt(F a) { return _mm512_sqrt_ps(a.v); }
+FASTNN_INLINE F round(F a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FASTNN_INLINE F floor(F a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+FASTNN_INLINE F select(Mask m, F a, F b) { return _mm512_mask_blend_ps(m.m, b.v, a.v); }
+FASTNN_INLINE bool any(Mask m) { return m.m != 0; }
+FASTNN_INLINE float sum(F a) { return _mm512_reduce_add_ps(a.v); }
+FASTNN_INLINE float max_of(F a) { return _mm512_reduce_max_ps(a.v); }
+FASTNN_INLINE float min_of(F a) { return _mm512_reduce_min_ps(a.v); }
+FASTNN_INLINE F scale2(F a, F n) { return _mm512_scalef_ps(a.v, n.v); }
+FASTNN_INLINE F split2(F a, F* e) {
+  *e = _mm512_add_ps(_mm512_getexp_ps(a.v), _mm512_set1_ps(1.0f));
+  return _mm512_getmant_ps(a.v, _MM_MANT_NORM_p5_1, _MM_MANT_SIGN_src);
+}
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,61 @@
+// The vector layer of the ISA that this file is compiled for. Kernels include this header alone, inside no namespace.
+// Everything has internal linkage (anonymous namespace inside a namespace per ISA) and no std:: template is used:
+// the linker may otherwise keep the AVX-512 copy of an inline function and crash an older CPU.
+//
+// Vec<float> and, on generic, Vec<double> have:
+//   kLanes, Vec(scalar), Vec::load(p), Vec::load(p, n) (first n lanes, zeros above), store(p), store(p, n), and the same
+//   for bf16 and f16 pointers (rounded to nearest even); + - * / unary -, comparisons < <= > >= == != giving a Mask,
+//   select(mask, a, b), fma(a, b, c) = a * b + c, max(a, b) and min(a, b) (b where either is NaN), abs, sqrt, round,
+//   floor, any(mask), sum(v), max_of(v), min_of(v), scale2(v, n) = v * 2^n for integral n in [-300, 300], split2(v, &e):
+//   v = m * 2^e with m in [0.5, 1) for normal positive v.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "../dtype.h"
+
+#define FASTNN_INLINE __attribute__((always_inline)) inline
+
+// clang-format off
+#if FASTNN_ISA_ID == 1
+#include <immintrin.h>
+#include "avx2.h"
+#elif FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3
+#include <immintrin.h>
+#include "avx512.h"
+#elif FASTNN_ISA_ID == 4
+#include <arm_neon.h>
+#include "neon.h"
+#else
+#include "generic.h"
+#endif
+// clang-format on
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+// The vector type in which values of storage type T are computed.
+template <class T> struct ComputeOf { using type = Vec<float>; using scalar = float; };
+template <> struct ComputeOf<double> { using type = Vec<double>; using scalar = double; };
+template <class T> using Compute = typename ComputeOf<T>::type;
+template <class T> using Scalar = typename ComputeOf<T>::scalar;
+
+FASTNN_INLINE int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTNN_INLINE int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// for_lanes<V>(n, f): f(i, lanes) for full vectors, then once for the tail; f gets lanes == V::kLanes as a constant in
+// the main loop, so that the compiler drops the masks there.
+template <class V, class F>
+FASTNN_INLINE void for_lanes(int64_t n, F&& f) {
+  int64_t i = 0;
+  for (; i + V::kLanes <= n; i += V::kLanes) f(i, Full());
+  if (i < n) f(i, int(n - i));
+}
+
+template <class V, class T> FASTNN_INLINE V load(const T* p, Full) { return V::load(p); }
+template <class V, class T> FASTNN_INLINE V load(const T* p, int n) { return V::load(p, n); }
+template <class V, class T> FASTNN_INLINE void store(V v, T* p, Full) { v.store(p); }
+template <class V, class T> FASTNN_INLINE void store(V v, T* p, int n) { v.store(p, n); }
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,83 @@
+"""The truth: every op in float64 numpy, shared by the tests and the benchmarks.
+
+Each function has the name, argument positions, keywords and defaults of its namesake in torch.nn.functional. Inputs of
+any real dtype (also ml_dtypes.bfloat16) are converted to float64 first and never written; results are float64 (indices
+int64), and a 0-d result may be a numpy scalar. NaN and infinity go through as they do in torch. `inplace` keeps torch's
+positions and has no effect. Optimizer steps are pure functions `(param, grad, state, ...) -> (param, state)`.
+"""
+
+from .activation import (
+    dropout,
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    log_softmax,
+    mish,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    softsign,
+    tanh,
+)
+from .conv import conv2d
+from .gradient import numerical_gradient
+from .linear import linear, matmul
+from .loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
+from .optim import adam, adamw, sgd
+from .pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
+
+__all__ = [
+    "adam",
+    "adamw",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "avg_pool2d",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "matmul",
+    "max_pool2d",
+    "mish",
+    "mse_loss",
+    "nll_loss",
+    "numerical_gradient",
+    "relu",
+    "relu6",
+    "sgd",
+    "sigmoid",
+    "silu",
+    "smooth_l1_loss",
+    "softmax",
+    "softplus",
+    "softsign",
+    "tanh",
+]
