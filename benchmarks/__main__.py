@@ -8,7 +8,7 @@ import sys
 import time
 
 from .cases import DTYPES, Case, load
-from .limits import Limits
+from .limits import Limits, machine_limits
 from .peers import PEERS, Fastnn, open_peers
 from .report import header, machine, summary, table, write_json, write_plot
 from .run import Row, run_case
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    limits = Limits(threads, arguments.dtype)
+    limits = machine_limits(threads, arguments.dtype)
     info = machine(ours, peers, missing, threads)
     print(header(info, limits), flush=True)
     rows: list[Row] = []

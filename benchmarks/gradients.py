@@ -40,17 +40,17 @@ def conv2d(
     groups: int = 1,
 ) -> list[np.ndarray]:
     """Per kernel tap (i, j), with X_ij the pixels that it meets: dX_ij += W_ij^T grad, dW_ij = grad X_ij^T."""
-    n, channels = x.shape[:2]
     out_channels, group_channels, kh, kw = weight.shape
-    padded = _pad(x, padding)
-    grad_padded, grad_weight = np.zeros_like(padded), np.empty_like(weight)
-    pixels = grad.reshape(n, groups, out_channels // groups, -1)
+    # Channels first, then images and pixels in one dimension: one large product per tap and group.
+    padded = _pad(x, padding).swapaxes(0, 1)
+    pixels = grad.swapaxes(0, 1).reshape(groups, out_channels // groups, -1)
+    grad_padded, grad_weight = np.zeros(padded.shape), np.empty_like(weight)
     for i, j, tap in _taps((kh, kw), grad.shape[2:], stride, dilation):
         w = weight[:, :, i, j].reshape(groups, -1, group_channels)
-        met = padded[tap].reshape(n, groups, group_channels, -1)
-        grad_padded[tap] += (w.swapaxes(-1, -2) @ pixels).reshape(n, channels, *grad.shape[2:])
-        grad_weight[:, :, i, j] = (pixels @ met.swapaxes(-1, -2)).sum(0).reshape(out_channels, group_channels)
-    gradients = [_unpad(grad_padded, padding), grad_weight]
+        met = padded[tap].reshape(groups, group_channels, -1)
+        grad_padded[tap] += (w.swapaxes(1, 2) @ pixels).reshape(padded[tap].shape)
+        grad_weight[:, :, i, j] = (pixels @ met.swapaxes(1, 2)).reshape(out_channels, group_channels)
+    gradients = [_unpad(grad_padded.swapaxes(0, 1), padding), grad_weight]
     return gradients if bias is None else [*gradients, grad.sum((0, 2, 3))]
 
 

@@ -37,36 +37,18 @@ def cache_sizes(threads: int) -> dict[int, int]:
 
 
 class Limits:
-    """Rates of the probes, by key: "fma float32", "L2 read", "L3 read", "DRAM read", "DRAM copy".
+    """Rates of the probes: one sample of each from the start, and one more from each round of the cases it bounds.
 
-    Every rate has one sample from the start and one from each round of the cases that it bounds.
+    Args:
+      probes: key -> function that measures a rate. Keys: "L2 read", "L3 read", "DRAM read", "DRAM copy", and `peak`.
+      peak: the key of the arithmetic that the dtype runs at.
+      caches: bytes of L2 and L3.
     """
 
-    def __init__(self, threads: int, dtype: str) -> None:
-        from fastnn import _C
-
-        self.caches = cache_sizes(threads)
-        l2, l3 = self.caches[2], self.caches[3]
-        dram = max(256 << 20, 4 * l3)
-        self.probes: dict[str, Callable[[], float]] = {
-            "fma float32": lambda: 1e9 * _C.probe_fma("float32", SECONDS),
-            "L2 read": lambda: 1e9 * _C.probe_read(l2 // 2, SECONDS),
-            "L3 read": lambda: 1e9 * _C.probe_read(max(l3 // 2, 2 * l2), SECONDS),
-            "DRAM read": lambda: 1e9 * _C.probe_read(dram, SECONDS),
-            # Read and written: half of the bytes each.
-            "DRAM copy": lambda: 1e9 * _C.probe_copy(dram // 2, SECONDS),
-        }
-        self.peak = "fma float32"
-        if dtype != "float32":
-            try:
-                _C.probe_fma(dtype, SECONDS)
-            except NotImplementedError:  # this ISA widens to float32
-                pass
-            else:
-                self.peak = f"fma {dtype}"
-                self.probes[self.peak] = lambda: 1e9 * _C.probe_fma(dtype, SECONDS)
-        self.samples: dict[str, list[float]] = {key: [] for key in self.probes}
-        for key in self.probes:
+    def __init__(self, probes: dict[str, Callable[[], float]], peak: str, caches: dict[int, int]) -> None:
+        self.probes, self.peak, self.caches = probes, peak, caches
+        self.samples: dict[str, list[float]] = {key: [] for key in probes}
+        for key in probes:
             self.sample(key)
 
     def sample(self, key: str) -> float:
@@ -92,3 +74,30 @@ class Limits:
         else:
             bounds = [Limit("DRAM read", read), Limit("DRAM copy", total)]
         return max([Limit(self.peak, flops), *bounds], key=lambda limit: limit.amount / self.rate(limit.key))
+
+
+def machine_limits(threads: int, dtype: str) -> Limits:
+    """The limits of this machine for `threads` threads of fastnn's pool."""
+    from fastnn import _C
+
+    caches = cache_sizes(threads)
+    l2, l3 = caches[2], caches[3]
+    dram = max(256 << 20, 4 * l3)
+    probes: dict[str, Callable[[], float]] = {
+        "fma float32": lambda: 1e9 * _C.probe_fma("float32", SECONDS),
+        "L2 read": lambda: 1e9 * _C.probe_read(l2 // 2, SECONDS),
+        "L3 read": lambda: 1e9 * _C.probe_read(max(l3 // 2, 2 * l2), SECONDS),
+        "DRAM read": lambda: 1e9 * _C.probe_read(dram, SECONDS),
+        # Half of these bytes are read, half written.
+        "DRAM copy": lambda: 1e9 * _C.probe_copy(dram // 2, SECONDS),
+    }
+    peak = "fma float32"
+    if dtype != "float32":
+        try:
+            _C.probe_fma(dtype, SECONDS)
+        except NotImplementedError:  # this ISA widens to float32
+            pass
+        else:
+            peak = f"fma {dtype}"
+            probes[peak] = lambda: 1e9 * _C.probe_fma(dtype, SECONDS)
+    return Limits(probes, peak, caches)

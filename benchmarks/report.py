@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -13,6 +14,8 @@ from typing import Any
 from .limits import Limits
 from .run import Row
 
+BUSY = 0.5  # load average above which the table cannot be trusted
+
 
 def machine(ours: Any, peers: list[Any], missing: dict[str, str], threads: int) -> dict[str, Any]:
     """What one must know to compare this run with another."""
@@ -22,6 +25,7 @@ def machine(ours: Any, peers: list[Any], missing: dict[str, str], threads: int) 
         "cpu": _cpu_name(),
         "isa": ours.lib.get_isa(),
         "threads": threads,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {
             "python": platform.python_version(),
@@ -60,6 +64,11 @@ def header(info: dict[str, Any], limits: Limits) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
     lines = [f"{info['cpu']}, {info['isa']}, {info['threads']} threads", versions]
     lines += [f"{name} does not take part: {reason}" for name, reason in info["missing"].items()]
+    if info["load"] is not None and info["load"] > BUSY:
+        lines.append(
+            f"CAUTION: load average {info['load']} before the start: on a busy machine peers that wait at a barrier "
+            "(OpenMP) look many times slower than they are"
+        )
     lines.append("limits: " + ", ".join(rate(key, limits.rate(key)) for key in limits.probes))
     return "\n".join(lines)
 
@@ -87,7 +96,7 @@ def table(rows: list[Row], peers: list[str]) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """Per peer: geometric mean of the ratios and how many rows lose; then what failed."""
+    """Per peer: geometric mean of the ratios and how many rows lose; then how many have no result."""
     lines = []
     for peer in dict.fromkeys(name for row in rows for name in row.peers):
         ratios = [row.peers[peer].ratio for row in rows if peer in row.peers]
@@ -95,7 +104,8 @@ def summary(rows: list[Row]) -> str:
         lost = sum(ratio < 1 for ratio in ratios)
         lines.append(f"{peer}: {mean:.2f}x in the geometric mean of {len(ratios)} rows, slower than it on {lost}")
     for status in ("unsupported", "FAILED"):
-        lines += [f"{status}: {row}: {row.notes[0]}" for row in rows if row.status == status]
+        count = sum(row.status == status for row in rows)
+        lines += [f"{status}: {count} of {len(rows)} rows"] if count else []
     return "\n".join(lines)
 
 

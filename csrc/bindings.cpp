@@ -5,7 +5,9 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "ops/activation.h"
+#include "ops/conv2d.h"
 #include "ops/elementwise.h"
+#include "ops/matmul.h"
 #include "parallel.h"
 #include "python/fastcall.h"
 #include "python/tape.h"
@@ -37,7 +39,13 @@ void bind_ops(PyObject* m) {
   // loss
   // dropout
   // matmul
+  ok &= add<ops::matmul>(m, "matmul", "input, other");
+  ok &= add<ops::linear>(m, "linear", "input, weight, bias, activation, residual");
+  ok &= add<ops::linear_backward>(m, "linear_backward", "grad, input, weight, need_input, need_weight, need_bias");
   // conv2d
+  ok &= add<ops::conv2d>(m, "conv2d", "input, weight, bias, stride, padding, dilation, groups, activation, residual");
+  ok &= add<ops::conv2d_backward>(m, "conv2d_backward",
+                                  "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
   // optimizer
   if (!ok) throw py::error_already_set();
 }

@@ -1,8 +1,77 @@
 // Types that rows of the kernel tables have in their signatures. Plain data: kernels are compiled per ISA.
 #pragma once
+#include <cstdint>
 
 namespace fastnn {
 
 enum class Activation : int { none, relu };
+
+// The register tile of an ISA: at most `rows` rows by 2 * `lanes` columns.
+struct TileShape {
+  int rows, lanes;
+};
+
+// One register tile of a matrix product or a convolution:
+//   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sum_k a[m * a_row + offsets[k]] * b[k * b_step + n])
+// for m < rows, n < cols. a and b are in the scalar type (float for float32, bfloat16, float16), c and residual in the
+// storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum.
+struct Tile {
+  int64_t k;
+  const void* a;
+  int64_t a_row;
+  const int64_t* offsets;
+  const void* b;
+  int64_t b_step;
+  void* c;
+  int64_t c_row, c_col;
+  bool accumulate;
+  const void* bias;
+  const void* residual;
+  Activation activation;
+};
+
+// A convolution that is vectorised over the pixels of output rows, for few output channels:
+//   c[o * c_channel + r * c_row + i] = f(bias[o] + sum_k w[k * channels + o] * x[r * x_row + offsets[k] + i])
+// for o < channels, r < rows, i < width. x can be read up to one vector past the last pixel used.
+struct PixelTile {
+  int64_t k;
+  const void* x;
+  int64_t x_row;
+  const int64_t* offsets;
+  const void* w;
+  void* c;
+  int64_t c_channel, c_row;
+  int64_t width;
+  const void* bias;
+  Activation activation;
+};
+
+// Weight gradient, vectorised over output channels:
+//   c[m * c_row + n] += sum_{b < images, r < rows, i < width}
+//       x[b * x_image + r * x_row + i * x_step + offsets[m]] * g[((b * rows + r) * width + i) * g_step + n]
+struct WeightTile {
+  const void* x;
+  int64_t x_image, x_row, x_step;
+  const int64_t* offsets;
+  int64_t images, rows, width;
+  const void* g;
+  int64_t g_step;
+  void* c;
+  int64_t c_row;
+};
+
+// Weight gradient, vectorised over pixels, for few output channels:
+//   c[m * c_row + o] += sum_{b < images, r < rows, i < width}
+//       x[b * x_image + r * x_row + offsets[m] + i] * g[b * g_image + o * g_channel + r * g_row + i]
+struct PixelWeightTile {
+  const void* x;
+  int64_t x_image, x_row;
+  const int64_t* offsets;
+  int64_t images, rows, width;
+  const void* g;
+  int64_t g_image, g_channel, g_row;
+  void* c;
+  int64_t c_row;
+};
 
 }  // namespace fastnn

@@ -4,10 +4,218 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
+// Registers: kChannels x kVectors accumulators for pixel_tile, kTaps x kWeightChannels for pixel_weight_tile.
+#if FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3
+constexpr int kChannels = 6, kVectors = 4, kTaps = 5, kWeightChannels = 4, kMaxTaps = 14;
+#elif FASTNN_ISA_ID == 1
+constexpr int kChannels = 6, kVectors = 2, kTaps = 5, kWeightChannels = 2, kMaxTaps = 6;
+#elif FASTNN_ISA_ID == 4
+constexpr int kChannels = 6, kVectors = 2, kTaps = 5, kWeightChannels = 2, kMaxTaps = 6;
+#else
+constexpr int kChannels = 6, kVectors = 1, kTaps = 3, kWeightChannels = 2, kMaxTaps = 4;
+#endif
+
+template <class V>
+FASTNN_INLINE V activate(Activation f, V x) {
+  return f == Activation::relu ? max(V(0.0f), x) : x;
+}
+
+// ---- pixels as lanes: forward and backward-data -------------------------------------------------------------------
+
+// A vector of pixels: where it reads, where it writes, how many of its lanes exist.
+template <class S>
+struct Slot {
+  const S* x;
+  int64_t out;
+  int lanes;
+};
+
+template <class T, int C, int N>
+void pixel_block(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, int channels) {
+  using S = Scalar<T>;
+  using V = Compute<T>;
+  V acc[C][N];
+#pragma GCC unroll 8
+  for (int o = 0; o < C; ++o)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) acc[o][j] = V(S(0));
+  const S* w = static_cast<const S*>(t.w) + first;
+  for (int64_t k = 0; k < t.k; ++k, w += channels) {
+    int64_t at = t.offsets[k];
+    V x[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) x[j] = V::load(slots[j].x + at);
+#pragma GCC unroll 8
+    for (int o = 0; o < C; ++o) {
+      V s = V(w[o]);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) acc[o][j] = fma(s, x[j], acc[o][j]);
+    }
+  }
+  T* c = static_cast<T*>(t.c);
+#pragma GCC unroll 8
+  for (int o = 0; o < C; ++o) {
+    V bias = t.bias ? V(static_cast<const S*>(t.bias)[first + o]) : V(S(0));
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      V v = activate(t.activation, acc[o][j] + bias);
+      T* to = c + (first + o) * t.c_channel + slots[j].out;
+      if (slots[j].lanes == V::kLanes) v.store(to);
+      else v.store(to, slots[j].lanes);
+    }
+  }
+}
+
+template <class T, int N, int C = kChannels>
+FASTNN_INLINE void pixel_channels(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, int count, int channels) {
+  if constexpr (C > 0) {
+    if (count == C) return pixel_block<T, C, N>(t, slots, first, channels);
+    pixel_channels<T, N, C - 1>(t, slots, first, count, channels);
+  }
+}
+
+template <class T>
+void pixel_tile(const PixelTile& t, int channels, int rows) {
+  using S = Scalar<T>;
+  constexpr int L = Compute<T>::kLanes;
+  const int blocks = (channels + kChannels - 1) / kChannels;
+  Slot<S> slots[kVectors];
+  int filled = 0;
+  auto flush = [&] {
+    for (int b = 0; b < blocks; ++b) {
+      int first = channels * b / blocks, count = channels * (b + 1) / blocks - first;
+      if (filled == kVectors) pixel_channels<T, kVectors>(t, slots, first, count, channels);
+      else
+        for (int j = 0; j < filled; ++j) pixel_channels<T, 1>(t, slots + j, first, count, channels);
+    }
+    filled = 0;
+  };
+  for (int r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < t.width; i += L) {
+      slots[filled++] = {static_cast<const S*>(t.x) + r * t.x_row + i, r * t.c_row + i, int(lesser(L, t.width - i))};
+      if (filled == kVectors) flush();
+    }
+  flush();
+}
+
+// ---- channels as lanes: backward-weight -----------------------------------------------------------------------------
+
+template <class T>
+int max_taps() {
+  return kMaxTaps;
+}
+
+template <class S, int R, int N>
+void weight_block(const WeightTile& t, int cols) {
+  using V = Vec<S>;
+  constexpr int L = V::kLanes;
+  S* c = static_cast<S*>(t.c);
+  const int last = cols - (N - 1) * L;  // columns of the last vector
+  V acc[R][N];
+#pragma GCC unroll 16
+  for (int m = 0; m < R; ++m)
+#pragma GCC unroll 2
+    for (int j = 0; j < N; ++j) acc[m][j] = V::load(c + m * t.c_row + j * L, j == N - 1 ? last : L);
+  const S* g = static_cast<const S*>(t.g);
+  for (int64_t b = 0; b < t.images; ++b)
+    for (int64_t r = 0; r < t.rows; ++r) {
+      const S* base = static_cast<const S*>(t.x) + b * t.x_image + r * t.x_row;
+      const S* p[R];
+#pragma GCC unroll 16
+      for (int m = 0; m < R; ++m) p[m] = base + t.offsets[m];
+      for (int64_t i = 0, at = 0; i < t.width; ++i, at += t.x_step, g += t.g_step) {
+        V w[N];
+#pragma GCC unroll 2
+        for (int j = 0; j < N; ++j) w[j] = V::load(g + j * L);
+#pragma GCC unroll 16
+        for (int m = 0; m < R; ++m) {
+          V x = V(p[m][at]);
+#pragma GCC unroll 2
+          for (int j = 0; j < N; ++j) acc[m][j] = fma(x, w[j], acc[m][j]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+  for (int m = 0; m < R; ++m)
+#pragma GCC unroll 2
+    for (int j = 0; j < N; ++j) acc[m][j].store(c + m * t.c_row + j * L, j == N - 1 ? last : L);
+}
+
+template <class S, int N, int R = kMaxTaps>
+FASTNN_INLINE void weight_rows(const WeightTile& t, int taps, int cols) {
+  if constexpr (R > 0) {
+    if (taps == R) return weight_block<S, R, N>(t, cols);
+    weight_rows<S, N, R - 1>(t, taps, cols);
+  }
+}
+
+template <class T>
+void weight_tile(const WeightTile& t, int taps, int cols) {
+  using S = Scalar<T>;
+  if (cols <= Vec<S>::kLanes) weight_rows<S, 1>(t, taps, cols);
+  else weight_rows<S, 2>(t, taps, cols);
+}
+
+// ---- pixels as lanes: backward-weight -------------------------------------------------------------------------------
+
+template <class S, int R, int C>
+void pixel_weight_block(const PixelWeightTile& t, int first_tap, int first_channel) {
+  using V = Vec<S>;
+  V acc[R][C];
+#pragma GCC unroll 8
+  for (int m = 0; m < R; ++m)
+#pragma GCC unroll 4
+    for (int o = 0; o < C; ++o) acc[m][o] = V(S(0));
+  const int64_t* offsets = t.offsets + first_tap;
+  for (int64_t b = 0; b < t.images; ++b)
+    for (int64_t r = 0; r < t.rows; ++r) {
+      const S* x = static_cast<const S*>(t.x) + b * t.x_image + r * t.x_row;
+      const S* g = static_cast<const S*>(t.g) + b * t.g_image + first_channel * t.g_channel + r * t.g_row;
+      for_lanes<V>(t.width, [&](int64_t i, auto lanes) {
+        V d[C];
+#pragma GCC unroll 4
+        for (int o = 0; o < C; ++o) d[o] = load<V>(g + o * t.g_channel + i, lanes);
+#pragma GCC unroll 8
+        for (int m = 0; m < R; ++m) {
+          V v = load<V>(x + offsets[m] + i, lanes);
+#pragma GCC unroll 4
+          for (int o = 0; o < C; ++o) acc[m][o] = fma(v, d[o], acc[m][o]);
+        }
+      });
+    }
+  S* c = static_cast<S*>(t.c);
+#pragma GCC unroll 8
+  for (int m = 0; m < R; ++m)
+#pragma GCC unroll 4
+    for (int o = 0; o < C; ++o) c[(first_tap + m) * t.c_row + first_channel + o] += sum(acc[m][o]);
+}
+
+template <class S, int R, int C = kWeightChannels>
+FASTNN_INLINE void pixel_weight_channels(const PixelWeightTile& t, int tap, int channel, int count) {
+  if constexpr (C > 0) {
+    if (count == C) return pixel_weight_block<S, R, C>(t, tap, channel);
+    pixel_weight_channels<S, R, C - 1>(t, tap, channel, count);
+  }
+}
+
+template <class T>
+void pixel_weight_tile(const PixelWeightTile& t, int taps, int channels) {
+  using S = Scalar<T>;
+  const int blocks = (channels + kWeightChannels - 1) / kWeightChannels;
+  for (int b = 0; b < blocks; ++b) {
+    int first = channels * b / blocks, count = channels * (b + 1) / blocks - first;
+    int m = 0;
+    for (; m + kTaps <= taps; m += kTaps) pixel_weight_channels<S, kTaps>(t, m, first, count);
+    for (; m < taps; ++m) pixel_weight_channels<S, 1>(t, m, first, count);
+  }
+}
+
 }  // namespace
 
 #define FASTNN_FAMILY_INC "conv2d.inc"
-#define FASTNN_FAMILY_TABLE extern const Conv2dKernels conv2d_kernels; const Conv2dKernels conv2d_kernels
+#define FASTNN_FAMILY_TABLE                \
+  extern const Conv2dKernels conv2d_kernels; \
+  const Conv2dKernels conv2d_kernels
 #include "../kernels/fill.h"
 
 }  // namespace fastnn::FASTNN_ISA

@@ -1,13 +1,239 @@
 #include "../dispatch.h"
 #include "../simd/simd.h"
+#include "../simd/transpose.h"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
+// Rows of the register tile. 14 x 2 vectors fill 28 of 32 registers; 6 x 2 fill 12 of 16.
+#if FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3
+constexpr int kMaxRows = 14;
+#elif FASTNN_ISA_ID == 1 || FASTNN_ISA_ID == 4
+constexpr int kMaxRows = 6;
+#else
+constexpr int kMaxRows = 4;
+#endif
+constexpr int kMaxLanes = 16;
+
+template <class T>
+TileShape tile_shape() {
+  return {kMaxRows, Compute<T>::kLanes};
+}
+
+// The sum over k of R rows by N vectors, into buffer[m * 2 * kLanes + n]. Step is the row step if known, else 0.
+template <class S, int R, int N, int Step>
+void accumulate(const Tile& t, S* buffer) {
+  using V = Vec<S>;
+  V acc[R][N];
+#pragma GCC unroll 16
+  for (int m = 0; m < R; ++m)
+#pragma GCC unroll 2
+    for (int j = 0; j < N; ++j) acc[m][j] = V(S(0));
+  const S* b = static_cast<const S*>(t.b);
+  const S* a = static_cast<const S*>(t.a);
+  const int64_t step = Step ? Step : t.a_row;
+  for (int64_t k = 0; k < t.k; ++k, b += t.b_step) {
+    const S* p = a + t.offsets[k];
+    V w[N];
+#pragma GCC unroll 2
+    for (int j = 0; j < N; ++j) w[j] = V::load(b + j * V::kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < R; ++m) {
+      V x = V(p[m * step]);
+#pragma GCC unroll 2
+      for (int j = 0; j < N; ++j) acc[m][j] = fma(x, w[j], acc[m][j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < R; ++m)
+#pragma GCC unroll 2
+    for (int j = 0; j < N; ++j) acc[m][j].store(buffer + m * 2 * V::kLanes + j * V::kLanes);
+}
+
+// accumulate<S, rows, N, Step> for rows known at run time.
+template <class S, int N, int Step, int R = kMaxRows>
+FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, S* buffer) {
+  if constexpr (R > 0) {
+    if (rows == R) return accumulate<S, R, N, Step>(t, buffer);
+    accumulate_rows<S, N, Step, R - 1>(t, rows, buffer);
+  }
+}
+
+template <class V>
+FASTNN_INLINE V activate(Activation f, V x) {
+  return f == Activation::relu ? max(V(0.0f), x) : x;
+}
+
+// Bias, residual, activation, and the store of the buffer. Rows or columns of c are contiguous, or neither.
+template <class T>
+void finish(const Tile& t, int rows, int cols, Scalar<T>* buffer) {
+  using S = Scalar<T>;
+  using V = Compute<T>;
+  constexpr int64_t kStep = 2 * V::kLanes;
+  const S* bias = static_cast<const S*>(t.bias);
+  const T* residual = static_cast<const T*>(t.residual);
+  T* c = static_cast<T*>(t.c);
+  if (t.c_col == 1) {
+    for (int m = 0; m < rows; ++m)
+      for_lanes<V>(cols, [&](int64_t n, auto lanes) {
+        V v = load<V>(buffer + m * kStep + n, lanes);
+        T* to = c + m * t.c_row + n;
+        if (t.accumulate) v = v + load<V>(to, lanes);
+        if (bias) v = v + load<V>(bias + n, lanes);
+        if (residual) v = v + load<V>(residual + m * t.c_row + n, lanes);
+        store(activate(t.activation, v), to, lanes);
+      });
+    return;
+  }
+  // Columns are apart (channels of an NCHW image): turn the tile, so that its pixels are written as vectors.
+  for (int n0 = 0; n0 < cols; n0 += V::kLanes) {
+    alignas(64) S block[kMaxLanes * kMaxLanes];
+    int width = int(lesser(cols - n0, V::kLanes));
+    for (int m0 = 0; m0 < rows; m0 += V::kLanes)
+      transpose_block<S>(buffer + m0 * kStep + n0, kStep, block + m0, kMaxLanes, int(lesser(rows - m0, V::kLanes)), width);
+    for (int n = 0; n < width; ++n) {
+      int64_t at = (n0 + n) * t.c_col;
+      const S* from = block + n * kMaxLanes;
+      if (t.c_row == 1) {
+        for_lanes<V>(rows, [&](int64_t m, auto lanes) {
+          V v = load<V>(from + m, lanes);
+          if (t.accumulate) v = v + load<V>(c + at + m, lanes);
+          if (bias) v = v + V(bias[n0 + n]);
+          if (residual) v = v + load<V>(residual + at + m, lanes);
+          store(activate(t.activation, v), c + at + m, lanes);
+        });
+      } else {
+        for (int m = 0; m < rows; ++m) {
+          V v = V(from[m]);
+          if (t.accumulate) v = v + V::load(c + at + m * t.c_row, 1);
+          if (bias) v = v + V(bias[n0 + n]);
+          if (residual) v = v + V::load(residual + at + m * t.c_row, 1);
+          activate(t.activation, v).store(c + at + m * t.c_row, 1);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void tile(const Tile& t, int rows, int cols) {
+  using S = Scalar<T>;
+  alignas(64) S buffer[kMaxRows * 2 * kMaxLanes];
+  if (cols <= Vec<S>::kLanes) {
+    if (t.a_row == 1) accumulate_rows<S, 1, 1>(t, rows, buffer);
+    else accumulate_rows<S, 1, 0>(t, rows, buffer);
+  } else {
+    if (t.a_row == 1) accumulate_rows<S, 2, 1>(t, rows, buffer);
+    else accumulate_rows<S, 2, 0>(t, rows, buffer);
+  }
+  finish<T>(t, rows, cols, buffer);
+}
+
+template <class T>
+void pack_panel(const void* from, int64_t step_k, int64_t step_n, int64_t k, int cols, int width, void* to) {
+  using S = Scalar<T>;
+  using V = Compute<T>;
+  const T* b = static_cast<const T*>(from);
+  S* panel = static_cast<S*>(to);
+  if (step_n == 1) {
+    for (int64_t i = 0; i < k; ++i)
+      for (int n = 0; n < width; n += V::kLanes) {
+        int have = int(greater(0, lesser(V::kLanes, cols - n))), room = int(lesser(V::kLanes, width - n));
+        V::load(b + i * step_k + n, have).store(panel + i * width + n, room);
+      }
+    return;
+  }
+  // Lanes run along k: convert a block of vectors, then turn it.
+  constexpr int L = V::kLanes;
+  alignas(64) S block[kMaxLanes * kMaxLanes];
+  for (int64_t k0 = 0; k0 < k; k0 += L) {
+    int depth = int(lesser(L, k - k0));
+    for (int n = 0; n < width; n += L) {
+      int room = int(lesser(L, width - n));
+      for (int i = 0; i < room; ++i) {
+        const T* p = b + (n + i) * step_n + k0 * step_k;
+        if (n + i >= cols) {
+          V(S(0)).store(block + i * L);
+        } else if (step_k == 1) {
+          V::load(p, depth).store(block + i * L);
+        } else {
+          for (int j = 0; j < depth; ++j) V::load(p + j * step_k, 1).store(block + i * L + j, 1);
+        }
+      }
+      transpose_block<S>(block, L, panel + k0 * width + n, width, room, depth);
+    }
+  }
+}
+
+template <class T, int N>
+FASTNN_INLINE void dot_columns(int64_t k, const T* a, const T* b, int64_t ldb, Scalar<T>* out) {
+  using V = Compute<T>;
+  V acc[N];
+  for (int j = 0; j < N; ++j) acc[j] = V(Scalar<T>(0));
+  for_lanes<V>(k, [&](int64_t i, auto lanes) {
+    V x = load<V>(a + i, lanes);
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) acc[j] = fma(x, load<V>(b + j * ldb + i, lanes), acc[j]);
+  });
+  for (int j = 0; j < N; ++j) out[j] = sum(acc[j]);
+}
+
+template <class T>
+void dot_rows(int64_t m, int64_t n, int64_t k, const void* pa, int64_t lda, const void* pb, int64_t ldb, void* pc,
+              int64_t ldc, const void* pbias, Activation f) {
+  using S = Scalar<T>;
+  using V = Compute<T>;
+  constexpr int N = 8;
+  const T *a = static_cast<const T*>(pa), *b = static_cast<const T*>(pb);
+  T* c = static_cast<T*>(pc);
+  const S* bias = static_cast<const S*>(pbias);
+  alignas(64) S out[kMaxLanes];
+  for (int64_t j = 0; j < n; j += N) {
+    int cols = int(lesser(N, n - j));
+    for (int64_t i = 0; i < m; ++i) {
+      if (cols == N) dot_columns<T, N>(k, a + i * lda, b + j * ldb, ldb, out);
+      else
+        for (int q = 0; q < cols; ++q) dot_columns<T, 1>(k, a + i * lda, b + (j + q) * ldb, ldb, out + q);
+      for_lanes<V>(cols, [&](int64_t q, auto lanes) {
+        V v = load<V>(out + q, lanes);
+        if (bias) v = v + load<V>(bias + j + q, lanes);
+        store(activate(f, v), c + i * ldc + j + q, lanes);
+      });
+    }
+  }
+}
+
+template <class T>
+void sum_rows(const void* px, int64_t rows, int64_t step, int64_t cols, void* psums) {
+  using V = Compute<T>;
+  const T* x = static_cast<const T*>(px);
+  Scalar<T>* sums = static_cast<Scalar<T>*>(psums);
+  for_lanes<V>(cols, [&](int64_t n, auto lanes) {
+    V acc = load<V>(sums + n, lanes);
+    for (int64_t r = 0; r < rows; ++r) acc = acc + load<V>(x + r * step + n, lanes);
+    store(acc, sums + n, lanes);
+  });
+}
+
+template <class T>
+void sum_run(const void* px, int64_t n, void* psums) {
+  using V = Compute<T>;
+  const T* x = static_cast<const T*>(px);
+  V acc[4] = {V(Scalar<T>(0)), V(Scalar<T>(0)), V(Scalar<T>(0)), V(Scalar<T>(0))};
+  int64_t i = 0;
+  for (; i + 4 * V::kLanes <= n; i += 4 * V::kLanes)
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) acc[j] = acc[j] + V::load(x + i + j * V::kLanes);
+  for_lanes<V>(n - i, [&](int64_t j, auto lanes) { acc[0] = acc[0] + load<V>(x + i + j, lanes); });
+  *static_cast<Scalar<T>*>(psums) += sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
+
 }  // namespace
 
 #define FASTNN_FAMILY_INC "gemm.inc"
-#define FASTNN_FAMILY_TABLE extern const GemmKernels gemm_kernels; const GemmKernels gemm_kernels
+#define FASTNN_FAMILY_TABLE            \
+  extern const GemmKernels gemm_kernels; \
+  const GemmKernels gemm_kernels
 #include "../kernels/fill.h"
 
 }  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,296 @@
+#include "conv2d.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "../dispatch.h"
+#include "../parallel.h"
+#include "gemm.h"
+#include "matmul.h"
+
+namespace fastnn::conv {
+namespace {
+
+constexpr int64_t kRegionElements = 128 * 1024;  // an input region of 512 KB stays in L2
+constexpr int64_t kFlopsPerChunk = 1 << 20;      // about 10 us
+constexpr int64_t kSlack = 16;                   // elements that a vector load may pass the end of a region
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Share of useful lanes when `n` items are dealt to vectors.
+double lane_use(int64_t n, int lanes) { return double(n) / double(divide_up(n, lanes) * lanes); }
+
+// Few channels leave most lanes empty when they are the vector; then pixels are (conv 1 -> 6 of LeNet: 0.37 against 0.87).
+bool pixels_as_lanes(const Pass& p, bool nhwc, int lanes) {
+  return !nhwc && p.step_x == 1 && p.out_col == 1 && lane_use(p.cols, lanes) > 1.1 * lane_use(p.out_channels, lanes);
+}
+
+// Weights of one group, k-major, in panels of the register tile's width or (pixels as lanes) as one [k][channels] block.
+void pack_weight(const Pass& p, const Array& weight, int64_t group, bool nhwc, bool as_pixels, const TileShape& shape,
+                 char* to) {
+  const GemmKernels& kernel = kernels().gemm;
+  const int64_t item = int64_t(size_of(weight.dtype)), scalar = int64_t(size_of(compute_type(weight.dtype)));
+  const int64_t taps_y = int64_t(p.wu.size()), taps_x = int64_t(p.wv.size()), k = p.in_channels * taps_y * taps_x;
+  const int64_t width = as_pixels ? p.out_channels : 2 * shape.lanes;
+  const char* w = weight.data + group * p.w_group * item;
+  for (int64_t first = 0; first < p.out_channels; first += width, to += k * width * scalar) {
+    int64_t cols = std::min(width, p.out_channels - first);
+    int64_t panel = as_pixels ? width : cols <= shape.lanes ? shape.lanes : width;
+    const char* from = w + first * p.w_out * item;
+    if (!nhwc) {
+      // Runs of taps_x weights, or all of them where the pass uses every tap in order.
+      bool whole = p.w_in == taps_y * taps_x && (taps_y * taps_x == 1 || (p.wv[0] == 0 && p.wu[0] == 0 &&
+                   p.wv.back() == taps_x - 1 && p.wu.back() == (taps_y - 1) * taps_x));
+      if (whole) {
+        kernel.pack_panel[weight.dtype](from, 1, p.w_out, k, int(cols), int(panel), to);
+        continue;
+      }
+      for (int64_t c = 0, row = 0; c < p.in_channels; ++c)
+        for (int64_t u = 0; u < taps_y; ++u)
+          for (int64_t v = 0; v < taps_x; ++v, ++row)
+            kernel.pack_panel[weight.dtype](from + (c * p.w_in + p.wu[size_t(u)] + p.wv[size_t(v)]) * item, 0, p.w_out,
+                                            1, int(cols), int(panel), to + row * panel * scalar);
+    } else {
+      for (int64_t u = 0, row = 0; u < taps_y; ++u)
+        for (int64_t v = 0; v < taps_x; ++v, row += p.in_channels)
+          kernel.pack_panel[weight.dtype](from + (p.wu[size_t(u)] + p.wv[size_t(v)]) * item, p.w_in, p.w_out,
+                                          p.in_channels, int(cols), int(panel), to + row * panel * scalar);
+    }
+  }
+}
+
+}  // namespace
+
+Geometry geometry(const Array& x, const Array& weight, const Dims& stride, const Dims& padding, const Dims& dilation,
+                  int64_t groups) {
+  require<NotImplementedError>(is_float(x.dtype), "conv2d: dtype ", name(x.dtype),
+                               " is not supported; expected float32, bfloat16, float16 or float64");
+  require<TypeError>(x.dtype == weight.dtype, "conv2d: input is ", name(x.dtype), " but weight is ",
+                     name(weight.dtype), "; expected the same dtype, convert one of them");
+  require<ValueError>(x.ndim() == 4, "conv2d: input has shape ", x.shape, "; expected (N, C, H, W) or (C, H, W)");
+  require<ValueError>(weight.ndim() == 4, "conv2d: weight has shape ", weight.shape,
+                      "; expected (out_channels, in_channels / groups, kernel height, kernel width)");
+  require<ValueError>(groups >= 1, "conv2d: groups is ", groups, "; expected a positive integer");
+  require<ValueError>(weight.size(0) % groups == 0 && weight.size(0) > 0, "conv2d: weight has ", weight.size(0),
+                      " output channels; expected a positive multiple of groups=", groups);
+  require<ValueError>(x.size(1) == weight.size(1) * groups, "conv2d: weight has ", weight.size(1),
+                      " input channels per group but input has ", x.size(1), " channels and groups=", groups,
+                      "; expected weight of shape ",
+                      Dims{weight.size(0), x.size(1) / groups, weight.size(2), weight.size(3)});
+  require<ValueError>(weight.size(2) > 0 && weight.size(3) > 0, "conv2d: weight has shape ", weight.shape,
+                      "; the kernel must not be empty");
+  for (int i = 0; i < 2; ++i) {
+    constexpr int64_t kMost = int64_t(1) << 31;
+    require<ValueError>(stride[i] > 0 && stride[i] < kMost, "conv2d: stride is ", stride, "; expected positive integers");
+    require<ValueError>(dilation[i] > 0 && dilation[i] < kMost, "conv2d: dilation is ", dilation,
+                        "; expected positive integers");
+    for (int j = 0; j < 2; ++j)
+      require<ValueError>(padding[2 * i + j] >= 0 && padding[2 * i + j] < kMost, "conv2d: padding is ", padding,
+                          "; expected integers that are not negative");
+  }
+  Geometry g{};
+  g.n = x.size(0), g.c = x.size(1), g.h = x.size(2), g.w = x.size(3);
+  g.oc = weight.size(0), g.kh = weight.size(2), g.kw = weight.size(3);
+  g.sh = stride[0], g.sw = stride[1], g.dh = dilation[0], g.dw = dilation[1], g.top = padding[0], g.left = padding[2];
+  int64_t reach_h = (g.kh - 1) * g.dh + 1, reach_w = (g.kw - 1) * g.dw + 1;
+  int64_t padded_h = g.h + padding[0] + padding[1], padded_w = g.w + padding[2] + padding[3];
+  require<ValueError>(padded_h >= reach_h && padded_w >= reach_w, "conv2d: the kernel covers ", Dims{reach_h, reach_w},
+                      " but the padded input is only ", Dims{padded_h, padded_w}, "; use more padding or a smaller kernel");
+  g.oh = (padded_h - reach_h) / g.sh + 1;
+  g.ow = (padded_w - reach_w) / g.sw + 1;
+  g.groups = groups, g.cg = g.c / groups, g.og = g.oc / groups;
+  g.dtype = x.dtype;
+  g.nhwc = x.is_channels_last() && groups == 1;
+  return g;
+}
+
+Region copy_region(const Array& x, bool nhwc, int64_t n, int64_t c0, int64_t channels, int64_t y0, int64_t rows,
+                   int64_t x0, int64_t cols, char* to) {
+  const DType compute = compute_type(x.dtype);
+  const int64_t item = int64_t(size_of(x.dtype)), scalar = int64_t(size_of(compute));
+  auto kernel = kernels().gemm.pack_panel[x.dtype];
+  const int64_t from_x = std::max<int64_t>(0, -x0), until_x = std::max(from_x, std::min(cols, x.size(3) - x0));
+  // One run of contiguous input: a row of one channel, or (channels_last) of all channels.
+  auto copy_row = [&](int64_t c, int64_t y, int64_t run, char* row) {
+    if (y < 0 || y >= x.size(2) || from_x == until_x) {
+      std::memset(row, 0, size_t(cols * run * scalar));
+      return;
+    }
+    std::memset(row, 0, size_t(from_x * run * scalar));
+    const char* src = x.data + (n * x.stride(0) + c * x.stride(1) + y * x.stride(2) + (x0 + from_x) * x.stride(3)) * item;
+    char* dst = row + from_x * run * scalar;
+    int64_t count = (until_x - from_x) * run;
+    if (x.dtype == compute) std::memcpy(dst, src, size_t(count * scalar));
+    else kernel(src, 0, 1, 1, int(count), int(count), dst);
+    std::memset(row + until_x * run * scalar, 0, size_t((cols - until_x) * run * scalar));
+  };
+  if (nhwc) {
+    for (int64_t y = 0; y < rows; ++y) copy_row(c0, y0 + y, channels, to + y * cols * channels * scalar);
+    return {to, 1, cols * channels, channels};
+  }
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t y = 0; y < rows; ++y) copy_row(c0 + c, y0 + y, 1, to + (c * rows + y) * cols * scalar);
+  return {to, rows * cols, cols, 1};
+}
+
+std::optional<Region> view_region(const Array& x, int64_t n, int64_t c0, int64_t y0, int64_t rows, int64_t x0,
+                                  int64_t cols) {
+  if (x.dtype != compute_type(x.dtype) || y0 < 0 || x0 < 0 || y0 + rows > x.size(2) || x0 + cols > x.size(3))
+    return std::nullopt;
+  int64_t at = n * x.stride(0) + c0 * x.stride(1) + y0 * x.stride(2) + x0 * x.stride(3);
+  return Region{x.data + at * int64_t(size_of(x.dtype)), x.stride(1), x.stride(2), x.stride(3)};
+}
+
+void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, const void* bias, const Array* residual,
+              Activation activation, const Array& out) {
+  if (in.size(0) == 0 || p.rows == 0 || p.cols == 0) return;
+  const DType dtype = in.dtype;
+  const Kernels& kernel = kernels();
+  const int64_t item = int64_t(size_of(dtype)), scalar = int64_t(size_of(compute_type(dtype)));
+  const TileShape shape = kernel.gemm.tile_shape[dtype]();
+  const int64_t width = 2 * shape.lanes, taps_y = int64_t(p.ty.size()), taps_x = int64_t(p.tx.size());
+  const int64_t k = p.in_channels * taps_y * taps_x, panels = divide_up(p.out_channels, width);
+  const bool as_pixels = !residual && k > 0 && pixels_as_lanes(p, nhwc, shape.lanes);
+
+  const int64_t packed = k * (as_pixels ? p.out_channels : panels * width) * scalar;
+  Scratch weight_memory(size_t(packed * p.groups));
+  if (k > 0)
+    for (int64_t g = 0; g < p.groups; ++g)
+      pack_weight(p, weight, g, nhwc, as_pixels, shape, weight_memory.as<char>() + g * packed);
+
+  // The region of a block of rows: from the lowest tap of its first row to the highest tap of its last.
+  int64_t low_y = 0, high_y = 0, low_x = 0, high_x = 0;
+  if (k > 0) {
+    low_y = *std::min_element(p.ty.begin(), p.ty.end()), high_y = *std::max_element(p.ty.begin(), p.ty.end());
+    low_x = *std::min_element(p.tx.begin(), p.tx.end()), high_x = *std::max_element(p.tx.begin(), p.tx.end());
+  }
+  const int64_t region_cols = (p.cols - 1) * p.step_x + high_x - low_x + 1;
+  const int64_t row_elements = std::max<int64_t>(1, region_cols * p.in_channels);
+  int64_t block = (kRegionElements / row_elements - (high_y - low_y)) / p.step_y;
+  block = std::min(p.rows, std::max<int64_t>(block, 1));
+  const int64_t flops_row = std::max<int64_t>(1, 2 * k * p.out_channels * p.cols), images = in.size(0);
+  // Few images: smaller blocks, so that there is a task for every thread.
+  if (images * p.groups < 4 * num_threads() && num_threads() > 1)
+    block = std::min(block, std::max(divide_up(kFlopsPerChunk, flops_row),
+                                     divide_up(p.rows * images * p.groups, 4 * num_threads())));
+  const int64_t blocks = divide_up(p.rows, block), tasks = images * p.groups * blocks;
+
+  parallel_for(tasks, std::max<int64_t>(1, kFlopsPerChunk / (flops_row * block)), [&](int64_t begin, int64_t end) {
+    const int64_t most_rows = (block - 1) * p.step_y + high_y - low_y + 1;
+    Scratch region_memory(size_t((most_rows * row_elements + kSlack) * scalar));
+    Scratch offset_memory(size_t(k) * sizeof(int64_t));
+    int64_t* offsets = offset_memory.as<int64_t>();
+    Region last{};
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t y = task % blocks * block, g = task / blocks % p.groups, n = task / blocks / p.groups;
+      int64_t rows = std::min(block, p.rows - y), cols = p.cols, out_row = p.out_row;
+      const int64_t y0 = y * p.step_y + low_y, in_rows = (rows - 1) * p.step_y + high_y - low_y + 1;
+      const int64_t c0 = g * p.in_channels;
+      std::optional<Region> found;
+      if (!as_pixels && k > 0) found = view_region(in, n, c0, y0, in_rows, low_x, region_cols);
+      Region region = found ? *found : Region{};
+      if (!found && k > 0)
+        region = copy_region(in, nhwc, n, c0, p.in_channels, y0, in_rows, low_x, region_cols, region_memory.as<char>());
+      if (task == begin || region.channel != last.channel || region.row != last.row) {
+        int64_t at = 0;
+        auto offset = [&](int64_t c, int64_t u, int64_t v) {
+          return c * region.channel + (p.ty[size_t(u)] - low_y) * region.row + (p.tx[size_t(v)] - low_x) * region.col;
+        };
+        if (!nhwc) {
+          for (int64_t c = 0; c < p.in_channels; ++c)
+            for (int64_t u = 0; u < taps_y; ++u)
+              for (int64_t v = 0; v < taps_x; ++v) offsets[at++] = offset(c, u, v);
+        } else {
+          for (int64_t u = 0; u < taps_y; ++u)
+            for (int64_t v = 0; v < taps_x; ++v)
+              for (int64_t c = 0; c < p.in_channels; ++c) offsets[at++] = offset(c, u, v);
+        }
+        last = region;
+      }
+      const int64_t o0 = g * p.out_channels;
+      const int64_t first = n * out.stride(0) + o0 * out.stride(1) + p.offset + y * p.out_row;
+      const char* w = weight_memory.as<char>() + g * packed;
+      const char* group_bias = bias ? static_cast<const char*>(bias) + o0 * scalar : nullptr;
+      if (as_pixels) {
+        PixelTile t{k,      region.data,          p.step_y * region.row, offsets,  w, out.data + first * item,
+                    out.stride(1), p.out_row, cols,                 group_bias, activation};
+        kernel.conv2d.pixel_tile[dtype](t, int(p.out_channels), int(rows));
+        continue;
+      }
+      Tile t{};
+      t.k = k;
+      t.a_row = p.step_x * region.col;
+      t.offsets = offsets;
+      t.c_row = p.out_col;
+      t.c_col = out.stride(1);
+      t.activation = activation;
+      // Rows that follow each other without a gap on both sides are one long row (1x1 kernels).
+      if (p.step_y * region.row == cols * t.a_row && out_row == cols * p.out_col) {
+        cols *= rows;
+        rows = 1;
+      }
+      const int64_t tiles = divide_up(cols, shape.rows);
+      for (int64_t j = 0; j < panels; ++j) {
+        int64_t wide = std::min(width, p.out_channels - j * width);
+        t.b = w + j * width * k * scalar;
+        t.b_step = wide <= shape.lanes ? shape.lanes : width;
+        t.bias = group_bias ? group_bias + j * width * scalar : nullptr;
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t i = 0; i < tiles; ++i) {
+            int64_t from = cols * i / tiles, count = cols * (i + 1) / tiles - from;
+            t.a = region.data + (r * p.step_y * region.row + from * t.a_row) * scalar;
+            int64_t to = first + j * width * t.c_col + r * out_row + from * t.c_row;
+            t.c = out.data + to * item;
+            t.residual = residual ? residual->data + to * item : nullptr;
+            kernel.gemm.tile[dtype](t, int(count), int(wide));
+          }
+      }
+    }
+  });
+}
+
+}  // namespace fastnn::conv
+
+namespace fastnn::ops {
+
+Array conv2d(const Array& x_in, const Array& weight_in, const std::optional<Array>& bias, const Dims& stride,
+             const Dims& padding, const Dims& dilation, int64_t groups, std::string_view activation,
+             const std::optional<Array>& residual) {
+  if (x_in.ndim() == 3) {
+    std::optional<Array> r = residual;
+    if (r) r = conv::with_batch(*r);
+    return conv::without_batch(conv2d(conv::with_batch(x_in), weight_in, bias, stride, padding, dilation, groups, activation, r));
+  }
+  conv::Geometry g = conv::geometry(x_in, weight_in, stride, padding, dilation, groups);
+  Activation f = parse_epilogue("conv2d", activation);
+  Dims shape{g.n, g.oc, g.oh, g.ow};
+  Array bias_values;
+  if (bias) {
+    require<TypeError>(bias->dtype == g.dtype, "conv2d: input is ", name(g.dtype), " but bias is ", name(bias->dtype));
+    require<ValueError>(bias->ndim() == 1 && bias->size(0) == g.oc, "conv2d: bias has shape ", bias->shape,
+                        "; expected (", g.oc, ",)");
+    bias_values = bias->contiguous();
+    if (g.dtype != compute_type(g.dtype)) bias_values = fastnn::astype(bias_values, compute_type(g.dtype));
+  }
+  if (residual) {
+    require<TypeError>(residual->dtype == g.dtype, "conv2d: input is ", name(g.dtype), " but residual is ",
+                       name(residual->dtype));
+    require<ValueError>(residual->shape == shape, "conv2d: residual has shape ", residual->shape, "; expected ", shape);
+  }
+  const bool channels_last = x_in.is_channels_last();
+  Array x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
+  Array y = g.nhwc ? Array::empty_channels_last(shape, g.dtype) : Array::empty(shape, g.dtype);
+  Array residual_values = residual ? residual->with_layout_of(y) : Array();
+
+  conv::Pass p{};
+  p.groups = groups, p.in_channels = g.cg, p.out_channels = g.og;
+  p.rows = g.oh, p.cols = g.ow, p.step_y = g.sh, p.step_x = g.sw;
+  for (int64_t u = 0; u < g.kh; ++u) p.ty.push_back(u * g.dh - g.top), p.wu.push_back(u * g.kw);
+  for (int64_t v = 0; v < g.kw; ++v) p.tx.push_back(v * g.dw - g.left), p.wv.push_back(v);
+  p.w_in = g.kh * g.kw, p.w_out = g.cg * p.w_in, p.w_group = g.og * p.w_out;
+  p.offset = 0, p.out_row = y.stride(2), p.out_col = y.stride(3);
+  conv::run_pass(p, x, g.nhwc, weight, bias ? bias_values.data : nullptr, residual ? &residual_values : nullptr, f, y);
+  return channels_last && !g.nhwc ? y.channels_last() : y;
+}
+
+}  // namespace fastnn::ops

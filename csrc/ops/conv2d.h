@@ -1,0 +1,82 @@
+// 2-d convolution:
+//   y[n, o, i, j] = f(bias[o] + sum_{c, u, v} w[o, c, u, v] x[n, g c' + c, i sh + u dh - top, j sw + v dw - left] + residual)
+// x (N, C, H, W), row-major or channels_last; w (O, C / groups, kh, kw); zeros outside of x; y keeps the layout of x.
+#pragma once
+#include <optional>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "../array.h"
+#include "../kernels/types.h"
+
+namespace fastnn::ops {
+
+// `padding` is (top, bottom, left, right); stride and dilation are (rows, columns).
+Array conv2d(const Array& x, const Array& weight, const std::optional<Array>& bias, const Dims& stride,
+             const Dims& padding, const Dims& dilation, int64_t groups, std::string_view activation,
+             const std::optional<Array>& residual);
+
+// Gradients of x, weight and bias; each is computed only where asked for.
+std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> conv2d_backward(
+    const Array& grad, const Array& x, const Array& weight, const Dims& stride, const Dims& padding,
+    const Dims& dilation, int64_t groups, bool need_x, bool need_weight, bool need_bias);
+
+}  // namespace fastnn::ops
+
+// What forward and backward share.
+namespace fastnn::conv {
+
+struct Geometry {
+  int64_t n, c, h, w;                   // input
+  int64_t oc, kh, kw, oh, ow;           // kernel and output
+  int64_t sh, sw, dh, dw, top, left;    // stride, dilation, padding
+  int64_t groups, cg, og;               // channels per group
+  DType dtype;
+  bool nhwc;
+};
+
+// Checks everything and throws before anything is computed.
+Geometry geometry(const Array& x, const Array& weight, const Dims& stride, const Dims& padding, const Dims& dilation,
+                  int64_t groups);
+
+// Where a kernel reads an image: element (c, y, x) of the region at data + c * channel + y * row + x * col, in elements
+// of the compute type.
+struct Region {
+  const char* data;
+  int64_t channel, row, col;
+};
+
+// A correlation with part of the taps; forward is one pass, backward-data one for each residue of the stride:
+//   out[o, i, j] = sum_{c, u, v} w[o, c, u, v] in[c, i * step_y + ty[u], j * step_x + tx[v]],  i < rows, j < cols
+// Output (n, group, o, i, j) lies `offset` + i * out_row + j * out_col elements behind the channel plane's first pixel.
+struct Pass {
+  int64_t groups, in_channels, out_channels;  // channels per group
+  int64_t rows, cols, step_y, step_x;
+  std::vector<int64_t> ty, tx;                // offsets of the taps in the input, may be negative
+  int64_t w_group, w_out, w_in;               // steps in the weight
+  std::vector<int64_t> wu, wv;                // offsets of the taps in the weight
+  int64_t offset, out_row, out_col;
+};
+
+void run_pass(const Pass& pass, const Array& in, bool nhwc, const Array& weight, const void* bias,
+              const Array* residual, Activation activation, const Array& out);
+
+// Copies the region (c0.., y0.., x0..) of image n of x, with zeros outside of x, into `to` in the compute type.
+// `to` has one vector of slack behind its end.
+Region copy_region(const Array& x, bool nhwc, int64_t n, int64_t c0, int64_t channels, int64_t y0, int64_t rows,
+                   int64_t x0, int64_t cols, char* to);
+// The region where it lies, if it needs neither padding nor conversion.
+std::optional<Region> view_region(const Array& x, int64_t n, int64_t c0, int64_t y0, int64_t rows, int64_t x0,
+                                  int64_t cols);
+
+// (C, H, W) as a batch of one, and back.
+inline Array with_batch(const Array& a) {
+  if (a.ndim() != 3) return a;
+  return a.view({1, a.size(0), a.size(1), a.size(2)}, {a.numel(), a.stride(0), a.stride(1), a.stride(2)});
+}
+inline Array without_batch(const Array& a) {
+  return a.view({a.size(1), a.size(2), a.size(3)}, {a.stride(1), a.stride(2), a.stride(3)});
+}
+
+}  // namespace fastnn::conv

@@ -1,0 +1,26 @@
+// C = A B on one matrix, the engine of matmul and linear. Not an op by itself.
+#pragma once
+#include "../array.h"
+#include "../dispatch.h"
+
+namespace fastnn {
+
+// An operand: element (i, j) at data + i * row + j * col, in elements.
+struct Matrix {
+  const char* data;
+  int64_t row, col;
+};
+
+struct Epilogue {
+  const void* bias = nullptr;      // one per column, in the compute type (float; double for float64)
+  const void* residual = nullptr;  // like C
+  Activation activation = Activation::none;
+};
+
+// c[i * ldc + j] = f(sum_p a(i, p) b(p, j) + bias[j] + residual(i, j)) for i < m, j < n; k may be zero.
+void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e);
+
+// The type that kernels of `dtype` compute in, and a copy of `bias` in it (empty when there is none).
+constexpr DType compute_type(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+
+}  // namespace fastnn

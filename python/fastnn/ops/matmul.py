@@ -1,0 +1,75 @@
+"""Matrix products: matmul and linear."""
+
+from __future__ import annotations
+
+from .. import _C
+
+
+def _matmul_backward(ctx, grad):
+    a, b = ctx.saved
+    need_a, need_b = ctx.needs_input_grad
+    # Vectors become a row on the left and a column on the right; their axis is missing in grad.
+    a2 = _C.unsqueeze(a, 0) if a.ndim == 1 else a
+    b2 = _C.unsqueeze(b, 1) if b.ndim == 1 else b
+    if b.ndim == 1:
+        grad = _C.unsqueeze(grad, grad.ndim)
+    if a.ndim == 1:
+        grad = _C.unsqueeze(grad, grad.ndim - 1)
+    da = db = None
+    if need_a:
+        da = _C.matmul(grad, _C.swap_axes(b2, b2.ndim - 2, b2.ndim - 1))
+        da = _C.sum_to(da, a2.shape)
+        da = _C.reshape(da, a.shape)
+    if need_b:
+        db = _C.matmul(_C.swap_axes(a2, a2.ndim - 2, a2.ndim - 1), grad)
+        db = _C.sum_to(db, b2.shape)
+        db = _C.reshape(db, b.shape)
+    return da, db
+
+
+_matmul = _C.Op("matmul", _C.matmul, lambda a, b: (_C.matmul(a, b), (a, b)), _matmul_backward)
+
+
+def matmul(input, other):
+    """Matrix product with torch.matmul's rules.
+
+    c[..., i, j] = sum_k input[..., i, k] * other[..., k, j]
+
+    Leading axes broadcast; a vector on the left is a row, on the right a column, and its axis is missing in the result.
+    Operands may have any strides (transposes are not copied). Sums are accumulated in float32 (float64 for float64).
+
+    Raises: ValueError for shapes that do not fit, TypeError for mixed dtypes, NotImplementedError for dtypes that are not
+    floating.
+    """
+    return _matmul(input, other)
+
+
+def _linear_record(input, weight, bias, activation, residual):
+    y = _C.linear(input, weight, bias, activation, residual)
+    return y, (input, weight, None if activation == "none" else y, activation)
+
+
+def _linear_backward(ctx, grad):
+    input, weight, y, activation = ctx.saved
+    need_input, need_weight, need_bias, _, need_residual = ctx.needs_input_grad
+    if y is not None:
+        grad = _C.activation_backward(activation, y, grad, 0.0, 0.0)
+    gradients = _C.linear_backward(grad, input, weight, need_input, need_weight, need_bias)
+    return (*gradients, None, grad) if need_residual else gradients
+
+
+_linear = _C.Op("linear", _C.linear, _linear_record, _linear_backward)
+
+
+def linear(input, weight, bias=None, *, activation=None, residual=None):
+    """y = f(input @ weight.T + bias + residual).
+
+    Args:
+        input: (..., in_features). weight: (out_features, in_features). bias: (out_features,) or None.
+        activation: None or "relu". residual: (..., out_features) or None.
+
+    Returns: (..., out_features) in the dtype of the input: float32, bfloat16, float16 or float64.
+
+    Raises: ValueError for shapes that do not fit, TypeError for mixed dtypes, NotImplementedError for other dtypes.
+    """
+    return _linear(input, weight, bias, activation or "none", residual)
