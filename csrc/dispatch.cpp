@@ -158,6 +158,8 @@ std::vector<KernelRow> kernel_rows() {
 #include "kernels/gemm.inc"
   family = "conv2d";
 #include "kernels/conv2d.inc"
+  family = "conv2d_sparse";
+#include "kernels/conv2d_sparse.inc"
   family = "elementwise";
 #include "kernels/elementwise.inc"
   family = "activation";

@@ -5,6 +5,9 @@ struct GemmKernels {
 struct Conv2dKernels {
 #include "conv2d.inc"
 };
+struct Conv2dSparseKernels {
+#include "conv2d_sparse.inc"
+};
 struct ElementwiseKernels {
 #include "elementwise.inc"
 };

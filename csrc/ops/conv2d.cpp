@@ -105,32 +105,22 @@ Geometry geometry(const Array& x, const Array& weight, const Dims& stride, const
 }
 
 Region copy_region(const Array& x, bool nhwc, int64_t n, int64_t c0, int64_t channels, int64_t y0, int64_t rows,
-                   int64_t x0, int64_t cols, char* to) {
-  const DType compute = compute_type(x.dtype);
-  const int64_t item = int64_t(size_of(x.dtype)), scalar = int64_t(size_of(compute));
-  auto kernel = kernels().gemm.pack_panel[x.dtype];
-  const int64_t from_x = std::max<int64_t>(0, -x0), until_x = std::max(from_x, std::min(cols, x.size(3) - x0));
-  // One run of contiguous input: a row of one channel, or (channels_last) of all channels.
-  auto copy_row = [&](int64_t c, int64_t y, int64_t run, char* row) {
-    if (y < 0 || y >= x.size(2) || from_x == until_x) {
-      std::memset(row, 0, size_t(cols * run * scalar));
-      return;
-    }
-    std::memset(row, 0, size_t(from_x * run * scalar));
-    const char* src = x.data + (n * x.stride(0) + c * x.stride(1) + y * x.stride(2) + (x0 + from_x) * x.stride(3)) * item;
-    char* dst = row + from_x * run * scalar;
-    int64_t count = (until_x - from_x) * run;
-    if (x.dtype == compute) std::memcpy(dst, src, size_t(count * scalar));
-    else kernel(src, 0, 1, 1, int(count), int(count), dst);
-    std::memset(row + until_x * run * scalar, 0, size_t((cols - until_x) * run * scalar));
-  };
-  if (nhwc) {
-    for (int64_t y = 0; y < rows; ++y) copy_row(c0, y0 + y, channels, to + y * cols * channels * scalar);
-    return {to, 1, cols * channels, channels};
-  }
-  for (int64_t c = 0; c < channels; ++c)
-    for (int64_t y = 0; y < rows; ++y) copy_row(c0 + c, y0 + y, 1, to + (c * rows + y) * cols * scalar);
-  return {to, rows * cols, cols, 1};
+                   int64_t x0, int64_t cols, bool clear, char* to) {
+  const int64_t item = int64_t(size_of(x.dtype)), scalar = int64_t(size_of(compute_type(x.dtype)));
+  const Region region = nhwc ? Region{to, 1, cols * channels, channels} : Region{to, rows * cols, cols, 1};
+  // The part of the region that lies inside of x.
+  const int64_t top = std::max<int64_t>(0, -y0), bottom = std::min(rows, x.size(2) - y0);
+  const int64_t left = std::max<int64_t>(0, -x0), right = std::min(cols, x.size(3) - x0);
+  const bool whole = top == 0 && left == 0 && bottom == rows && right == cols;
+  if (clear && !whole) std::memset(to, 0, size_t(rows * cols * channels * scalar));
+  if (bottom <= top || right <= left) return region;
+  const char* from =
+      x.data + (n * x.stride(0) + c0 * x.stride(1) + (y0 + top) * x.stride(2) + (x0 + left) * x.stride(3)) * item;
+  char* first = to + (top * region.row + left * region.col) * scalar;
+  auto kernel = kernels().conv2d.copy_image[x.dtype];
+  if (nhwc) kernel(from, 0, x.stride(2), 1, bottom - top, (right - left) * channels, first, 0, region.row);
+  else kernel(from, x.stride(1), x.stride(2), channels, bottom - top, right - left, first, region.channel, region.row);
+  return region;
 }
 
 std::optional<Region> view_region(const Array& x, int64_t n, int64_t c0, int64_t y0, int64_t rows, int64_t x0,
@@ -181,6 +171,7 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
     Scratch offset_memory(size_t(k) * sizeof(int64_t));
     int64_t* offsets = offset_memory.as<int64_t>();
     Region last{};
+    int64_t cleared_y = -1, cleared_rows = -1;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t y = task % blocks * block, g = task / blocks % p.groups, n = task / blocks / p.groups;
       int64_t rows = std::min(block, p.rows - y), cols = p.cols, out_row = p.out_row;
@@ -189,8 +180,12 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
       std::optional<Region> found;
       if (!as_pixels && k > 0) found = view_region(in, n, c0, y0, in_rows, low_x, region_cols);
       Region region = found ? *found : Region{};
-      if (!found && k > 0)
-        region = copy_region(in, nhwc, n, c0, p.in_channels, y0, in_rows, low_x, region_cols, region_memory.as<char>());
+      if (!found && k > 0) {
+        bool clear = task == begin || cleared_y != y0 || cleared_rows != in_rows;
+        region = copy_region(in, nhwc, n, c0, p.in_channels, y0, in_rows, low_x, region_cols, clear,
+                             region_memory.as<char>());
+        cleared_y = y0, cleared_rows = in_rows;
+      }
       if (task == begin || region.channel != last.channel || region.row != last.row) {
         int64_t at = 0;
         auto offset = [&](int64_t c, int64_t u, int64_t v) {

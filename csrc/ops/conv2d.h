@@ -62,13 +62,23 @@ struct Pass {
 void run_pass(const Pass& pass, const Array& in, bool nhwc, const Array& weight, const void* bias,
               const Array* residual, Activation activation, const Array& out);
 
-// Copies the region (c0.., y0.., x0..) of image n of x, with zeros outside of x, into `to` in the compute type.
-// `to` has one vector of slack behind its end.
+// Copies the region (c0.., y0.., x0..) of image n of x into `to` in the compute type. Outside of x, `to` is set to zero
+// if `clear`, else left as an earlier copy of the same y0 and rows has set it.
 Region copy_region(const Array& x, bool nhwc, int64_t n, int64_t c0, int64_t channels, int64_t y0, int64_t rows,
-                   int64_t x0, int64_t cols, char* to);
+                   int64_t x0, int64_t cols, bool clear, char* to);
 // The region where it lies, if it needs neither padding nor conversion.
 std::optional<Region> view_region(const Array& x, int64_t n, int64_t c0, int64_t y0, int64_t rows, int64_t x0,
                                   int64_t cols);
+
+struct Gradients {
+  std::optional<Array> x, weight, bias;
+};
+
+// conv2d_sparse.cpp: gradients from the elements of dy that are not zero, when few are (dy row-major). Empty where a value
+// is not finite: then the dense sums decide what becomes NaN.
+bool worth_sparse(const Geometry& g, const Array& dy);
+std::optional<Gradients> backward_sparse(const Geometry& g, const Array& dy, const Array& x, const Array& weight,
+                                         bool need_x, bool need_weight, bool need_bias);
 
 // (C, H, W) as a batch of one, and back.
 inline Array with_batch(const Array& a) {

@@ -80,7 +80,7 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
         Region region = view ? *view : Region{};
         int64_t x_image = view ? x.stride(0) : g.cg * in_rows * region_cols;
         for (int64_t b = 0; !view && b < images; ++b) {
-          Region copied = copy_region(x, nhwc, n + b, group * g.cg, g.cg, y0, in_rows, -g.left, region_cols,
+          Region copied = copy_region(x, nhwc, n + b, group * g.cg, g.cg, y0, in_rows, -g.left, region_cols, true,
                                       region_memory.as<char>() + b * x_image * scalar);
           if (b == 0) region = copied;
         }
@@ -95,7 +95,7 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
                             dy.stride(0), dy.stride(1), dy.stride(2), c, g.og};
           if (compute != g.dtype) {
             for (int64_t b = 0; b < images; ++b)
-              copy_region(dy, false, n + b, group * g.og, g.og, i0, rows, 0, g.ow,
+              copy_region(dy, false, n + b, group * g.og, g.og, i0, rows, 0, g.ow, false,
                           panel_memory.as<char>() + b * g.og * rows * g.ow * scalar);
             t.g = panel_memory.as<char>();
             t.g_image = g.og * rows * g.ow, t.g_channel = rows * g.ow, t.g_row = g.ow;
@@ -170,7 +170,10 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> con
   const bool channels_last = x_in.is_channels_last();
   Array x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
   Array dy = g.nhwc ? grad.channels_last() : grad.contiguous();
-  // A dy of one row-major and channels_last layout at once counts as either.
+  if (need_x || need_weight)
+    if (Array planes = dy.contiguous(); conv::worth_sparse(g, planes))
+      if (auto found = conv::backward_sparse(g, planes, x, weight, need_x, need_weight, need_bias))
+        return {std::move(found->x), std::move(found->weight), std::move(found->bias)};
   std::optional<Array> dx, dw, db;
   if (need_x) {
     dx = conv::backward_data(g, dy, weight, g.nhwc);

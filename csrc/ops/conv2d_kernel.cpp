@@ -6,7 +6,7 @@ namespace {
 
 // Registers: kChannels x kVectors accumulators for pixel_tile, kTaps x kWeightChannels for pixel_weight_tile.
 #if FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3
-constexpr int kChannels = 6, kVectors = 4, kTaps = 5, kWeightChannels = 4, kMaxTaps = 14;
+constexpr int kChannels = 6, kVectors = 4, kTaps = 4, kWeightChannels = 6, kMaxTaps = 14;
 #elif FASTNN_ISA_ID == 1
 constexpr int kChannels = 6, kVectors = 2, kTaps = 5, kWeightChannels = 2, kMaxTaps = 6;
 #elif FASTNN_ISA_ID == 4
@@ -18,6 +18,19 @@ constexpr int kChannels = 6, kVectors = 1, kTaps = 3, kWeightChannels = 2, kMaxT
 template <class V>
 FASTNN_INLINE V activate(Activation f, V x) {
   return f == Activation::relu ? max(V(0.0f), x) : x;
+}
+
+template <class T>
+void copy_image(const void* px, int64_t x_channel, int64_t x_row, int64_t channels, int64_t rows, int64_t cols, void* to,
+                int64_t to_channel, int64_t to_row) {
+  using V = Compute<T>;
+  const T* x = static_cast<const T*>(px);
+  Scalar<T>* out = static_cast<Scalar<T>*>(to);
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t y = 0; y < rows; ++y)
+      for_lanes<V>(cols, [&](int64_t i, auto lanes) {
+        store(load<V>(x + c * x_channel + y * x_row + i, lanes), out + c * to_channel + y * to_row + i, lanes);
+      });
 }
 
 // ---- pixels as lanes: forward and backward-data -------------------------------------------------------------------
@@ -74,6 +87,15 @@ FASTNN_INLINE void pixel_channels(const PixelTile& t, const Slot<Scalar<T>>* slo
   }
 }
 
+template <class T, int N = kVectors>
+FASTNN_INLINE void pixel_slots(const PixelTile& t, const Slot<Scalar<T>>* slots, int filled, int first, int count,
+                               int channels) {
+  if constexpr (N > 0) {
+    if (filled == N) return pixel_channels<T, N>(t, slots, first, count, channels);
+    pixel_slots<T, N - 1>(t, slots, filled, first, count, channels);
+  }
+}
+
 template <class T>
 void pixel_tile(const PixelTile& t, int channels, int rows) {
   using S = Scalar<T>;
@@ -84,9 +106,7 @@ void pixel_tile(const PixelTile& t, int channels, int rows) {
   auto flush = [&] {
     for (int b = 0; b < blocks; ++b) {
       int first = channels * b / blocks, count = channels * (b + 1) / blocks - first;
-      if (filled == kVectors) pixel_channels<T, kVectors>(t, slots, first, count, channels);
-      else
-        for (int j = 0; j < filled; ++j) pixel_channels<T, 1>(t, slots + j, first, count, channels);
+      pixel_slots<T>(t, slots, filled, first, count, channels);
     }
     filled = 0;
   };
@@ -164,7 +184,7 @@ void pixel_weight_block(const PixelWeightTile& t, int first_tap, int first_chann
   V acc[R][C];
 #pragma GCC unroll 8
   for (int m = 0; m < R; ++m)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int o = 0; o < C; ++o) acc[m][o] = V(S(0));
   const int64_t* offsets = t.offsets + first_tap;
   for (int64_t b = 0; b < t.images; ++b)
@@ -173,12 +193,12 @@ void pixel_weight_block(const PixelWeightTile& t, int first_tap, int first_chann
       const S* g = static_cast<const S*>(t.g) + b * t.g_image + first_channel * t.g_channel + r * t.g_row;
       for_lanes<V>(t.width, [&](int64_t i, auto lanes) {
         V d[C];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int o = 0; o < C; ++o) d[o] = load<V>(g + o * t.g_channel + i, lanes);
 #pragma GCC unroll 8
         for (int m = 0; m < R; ++m) {
           V v = load<V>(x + offsets[m] + i, lanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int o = 0; o < C; ++o) acc[m][o] = fma(v, d[o], acc[m][o]);
         }
       });
@@ -186,7 +206,7 @@ void pixel_weight_block(const PixelWeightTile& t, int first_tap, int first_chann
   S* c = static_cast<S*>(t.c);
 #pragma GCC unroll 8
   for (int m = 0; m < R; ++m)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int o = 0; o < C; ++o) c[(first_tap + m) * t.c_row + first_channel + o] += sum(acc[m][o]);
 }
 

@@ -117,5 +117,19 @@ FASTNN_INLINE F split2(F a, F* e) {
   return _mm256_castsi256_ps(m);
 }
 
+using Vec8 = F;
+
+FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_t* positions) {
+  alignas(32) float lanes[8];
+  a.store(lanes);
+  int count = 0;
+  for (int i = 0; i < n; ++i) {
+    values[count] = lanes[i];
+    positions[count] = base + i;
+    count += lanes[i] != 0.0f;
+  }
+  return count;
+}
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

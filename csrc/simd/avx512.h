@@ -83,5 +83,27 @@ FASTNN_INLINE F split2(F a, F* e) {
   return _mm512_getmant_ps(a.v, _MM_MANT_NORM_p5_1, _MM_MANT_SIGN_src);
 }
 
+// Eight floats, for runs that are too short for a whole vector.
+struct Vec8 {
+  __m256 v;
+  Vec8() = default;
+  FASTNN_INLINE Vec8(__m256 x) : v(x) {}
+  FASTNN_INLINE Vec8(float x) : v(_mm256_set1_ps(x)) {}
+  static FASTNN_INLINE Vec8 load(const float* p) { return _mm256_loadu_ps(p); }
+  FASTNN_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
+  FASTNN_INLINE Vec8 operator+(Vec8 o) const { return _mm256_add_ps(v, o.v); }
+};
+FASTNN_INLINE Vec8 fma(Vec8 a, Vec8 b, Vec8 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+
+// Appends the lanes of `a` (the first n) that are not zero, and base + lane; may write a whole vector. Returns how many.
+FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_t* positions) {
+  __mmask16 m = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NEQ_UQ) & F::first(n);
+  __m512i at = _mm512_add_epi32(_mm512_set1_epi32(base),
+                                _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  _mm512_storeu_ps(values, _mm512_maskz_compress_ps(m, a.v));
+  _mm512_storeu_si512(positions, _mm512_maskz_compress_epi32(m, at));
+  return __builtin_popcount(m);
+}
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -166,5 +166,17 @@ template <class T> FASTNN_INLINE Vec<T> split2(Vec<T> a, Vec<T>* e) {
   return a;
 }
 
+using Vec8 = Vec<float>;
+
+FASTNN_INLINE int append_nonzero(Vec<float> a, int n, int32_t base, float* values, int32_t* positions) {
+  int count = 0;
+  for (int i = 0; i < n; ++i) {
+    values[count] = a.v[i];
+    positions[count] = base + i;
+    count += a.v[i] != 0.0f;
+  }
+  return count;
+}
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

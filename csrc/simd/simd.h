@@ -8,6 +8,7 @@
 //   select(mask, a, b), fma(a, b, c) = a * b + c, max(a, b) and min(a, b) (b where either is NaN), abs, sqrt, round,
 //   floor, any(mask), sum(v), max_of(v), min_of(v), scale2(v, n) = v * 2^n for integral n in [-300, 300], split2(v, &e):
 //   v = m * 2^e with m in [0.5, 1) for normal positive v.
+// Vec8 is eight floats on every ISA (load, store, +, fma); append_nonzero(v, n, base, values, positions) compacts lanes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
