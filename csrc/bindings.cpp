@@ -8,6 +8,7 @@
 #include "ops/conv2d.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
+#include "ops/probe.h"
 #include "parallel.h"
 #include "python/fastcall.h"
 #include "python/tape.h"
@@ -47,6 +48,10 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::conv2d_backward>(m, "conv2d_backward",
                                   "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
   // optimizer
+  // probe
+  ok &= add<ops::probe_fma>(m, "probe_fma", "dtype, seconds");
+  ok &= add<ops::probe_read>(m, "probe_read", "bytes, seconds");
+  ok &= add<ops::probe_copy>(m, "probe_copy", "bytes, seconds");
   if (!ok) throw py::error_already_set();
 }
 

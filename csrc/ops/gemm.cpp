@@ -40,7 +40,11 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
   const int64_t width = 2 * shape.lanes, panels = divide_up(n, width), tiles = divide_up(m, shape.rows);
   // Sums are kept in C between blocks of depth, which 16-bit storage would round: there the depth is one block.
   const int64_t depth = scalar == item ? std::min(k, kDepth) : k;
+  // bfloat16 dot products: packed operands hold pairs along k, each as large as a float.
+  const bool pairs = dtype == DType::bf16 && kernel.tile_pairs;
   const bool pack_a = scalar != item || n >= kPackFrom;
+  auto pack = pairs ? kernel.pack_pairs : kernel.pack_panel[dtype];
+  auto run = pairs ? kernel.tile_pairs : kernel.tile[dtype];
   Scratch panel_memory(size_t(std::max<int64_t>(depth, 1) * panels * width * scalar));
   Scratch offset_memory(size_t(std::max<int64_t>(depth, 1)) * sizeof(int64_t));
   char* packed_b = panel_memory.as<char>();
@@ -51,14 +55,15 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
 
   for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth) {
     const int64_t kb = std::min(depth, k - k0);
+    const int64_t steps = pairs ? (kb + 1) / 2 : kb;  // elements of packed depth
     const bool first = k0 == 0, last = k0 + kb >= k;
     // A panel that needs one vector only is packed one vector wide, so that its rows stay together.
     auto panel_width = [&](int64_t j) { return n - j * width <= shape.lanes ? shape.lanes : width; };
     parallel_for(panels, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, kb * width)), [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j)
-        kernel.pack_panel[dtype](b.data + (k0 * b.row + j * width * b.col) * item, b.row, b.col, kb,
+        pack(b.data + (k0 * b.row + j * width * b.col) * item, b.row, b.col, kb,
                                  int(std::min(width, n - j * width)), int(panel_width(j)),
-                                 packed_b + j * width * kb * scalar);
+                                 packed_b + j * width * steps * scalar);
     });
     const int64_t flops = 2 * shape.rows * std::max<int64_t>(kb, 1) * share * width;
     parallel_for(tiles * shares, std::max<int64_t>(1, kFlopsPerChunk / flops), [&](int64_t begin, int64_t end) {
@@ -67,7 +72,7 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
         int64_t i = task / shares, from = tile_begin(m, tiles, i), rows = tile_begin(m, tiles, i + 1) - from;
         const char* a_tile = a.data + (from * a.row + k0 * a.col) * item;
         Tile t{};
-        t.k = kb;
+        t.k = steps;
         t.a = a_tile;
         t.a_row = a.row;
         t.offsets = offsets;
@@ -75,12 +80,12 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
         t.c_col = 1;
         t.accumulate = !first;
         if (pack_a) {
-          kernel.pack_panel[dtype](a_tile, a.col, a.row, kb, int(rows), shape.rows, rows_memory.as<char>());
+          pack(a_tile, a.col, a.row, kb, int(rows), shape.rows, rows_memory.as<char>());
           t.a = rows_memory.as<char>();
           t.a_row = 1;
         }
         for (int64_t j = task % shares * share; j < std::min(panels, (task % shares + 1) * share); ++j) {
-          t.b = packed_b + j * width * kb * scalar;
+          t.b = packed_b + j * width * steps * scalar;
           t.b_step = panel_width(j);
           t.c = c + (from * ldc + j * width) * item;
           if (last) {
@@ -88,7 +93,7 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
             t.residual = e.residual ? static_cast<const char*>(e.residual) + (from * ldc + j * width) * item : nullptr;
             t.activation = e.activation;
           }
-          kernel.tile[dtype](t, int(rows), int(std::min(width, n - j * width)));
+          run(t, int(rows), int(std::min(width, n - j * width)));
         }
       }
     });

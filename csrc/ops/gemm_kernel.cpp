@@ -20,8 +20,17 @@ TileShape tile_shape() {
   return {kMaxRows, Compute<T>::kLanes};
 }
 
+// One step of the sum: plain values, or (Pairs) two bfloat16 values in each 32-bit lane.
+template <bool Pairs, class V>
+FASTNN_INLINE V multiply_add(V x, V w, V acc) {
+#if FASTNN_ISA_ID == 3
+  if constexpr (Pairs) return dot_pairs(x, w, acc);
+#endif
+  return fma(x, w, acc);
+}
+
 // The sum over k of R rows by N vectors, into buffer[m * 2 * kLanes + n]. Step is the row step if known, else 0.
-template <class S, int R, int N, int Step>
+template <class S, int R, int N, int Step, bool Pairs>
 void accumulate(const Tile& t, S* buffer) {
   using V = Vec<S>;
   V acc[R][N];
@@ -41,7 +50,7 @@ void accumulate(const Tile& t, S* buffer) {
     for (int m = 0; m < R; ++m) {
       V x = V(p[m * step]);
 #pragma GCC unroll 2
-      for (int j = 0; j < N; ++j) acc[m][j] = fma(x, w[j], acc[m][j]);
+      for (int j = 0; j < N; ++j) acc[m][j] = multiply_add<Pairs>(x, w[j], acc[m][j]);
     }
   }
 #pragma GCC unroll 16
@@ -50,12 +59,12 @@ void accumulate(const Tile& t, S* buffer) {
     for (int j = 0; j < N; ++j) acc[m][j].store(buffer + m * 2 * V::kLanes + j * V::kLanes);
 }
 
-// accumulate<S, rows, N, Step> for rows known at run time.
-template <class S, int N, int Step, int R = kMaxRows>
+// accumulate<S, rows, N, Step, Pairs> for rows known at run time.
+template <class S, int N, int Step, bool Pairs, int R = kMaxRows>
 FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, S* buffer) {
   if constexpr (R > 0) {
-    if (rows == R) return accumulate<S, R, N, Step>(t, buffer);
-    accumulate_rows<S, N, Step, R - 1>(t, rows, buffer);
+    if (rows == R) return accumulate<S, R, N, Step, Pairs>(t, buffer);
+    accumulate_rows<S, N, Step, Pairs, R - 1>(t, rows, buffer);
   }
 }
 
@@ -120,14 +129,37 @@ void tile(const Tile& t, int rows, int cols) {
   using S = Scalar<T>;
   alignas(64) S buffer[kMaxRows * 2 * kMaxLanes];
   if (cols <= Vec<S>::kLanes) {
-    if (t.a_row == 1) accumulate_rows<S, 1, 1>(t, rows, buffer);
-    else accumulate_rows<S, 1, 0>(t, rows, buffer);
+    if (t.a_row == 1) accumulate_rows<S, 1, 1, false>(t, rows, buffer);
+    else accumulate_rows<S, 1, 0, false>(t, rows, buffer);
   } else {
-    if (t.a_row == 1) accumulate_rows<S, 2, 1>(t, rows, buffer);
-    else accumulate_rows<S, 2, 0>(t, rows, buffer);
+    if (t.a_row == 1) accumulate_rows<S, 2, 1, false>(t, rows, buffer);
+    else accumulate_rows<S, 2, 0, false>(t, rows, buffer);
   }
   finish<T>(t, rows, cols, buffer);
 }
+
+#if FASTNN_ISA_ID == 3
+void tile_pairs(const Tile& t, int rows, int cols) {
+  alignas(64) float buffer[kMaxRows * 2 * kMaxLanes];
+  if (cols <= Vec<float>::kLanes) accumulate_rows<float, 1, 1, true>(t, rows, buffer);
+  else accumulate_rows<float, 2, 1, true>(t, rows, buffer);
+  finish<bf16>(t, rows, cols, buffer);
+}
+
+void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int cols, int width, void* to) {
+  const bf16* b = static_cast<const bf16*>(from);
+  bf16* panel = static_cast<bf16*>(to);
+  const bf16 zero = {0};
+  for (int64_t i = 0; i < k; i += 2, panel += 2 * width)
+    for (int n = 0; n < width; ++n) {
+      const bf16* p = b + i * step_k + n * step_n;
+      panel[2 * n] = n < cols ? p[0] : zero;
+      panel[2 * n + 1] = n < cols && i + 1 < k ? p[step_k] : zero;
+    }
+}
+#else
+constexpr decltype(nullptr) tile_pairs = nullptr, pack_pairs = nullptr;
+#endif
 
 template <class T>
 void pack_panel(const void* from, int64_t step_k, int64_t step_n, int64_t k, int cols, int width, void* to) {

@@ -131,5 +131,7 @@ FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_
   return count;
 }
 
+FASTNN_INLINE void stream(F a, float* p) { _mm256_stream_ps(p, a.v); }
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

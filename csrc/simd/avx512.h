@@ -105,5 +105,17 @@ FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_
   return __builtin_popcount(m);
 }
 
+FASTNN_INLINE void stream(F a, float* p) { _mm512_stream_ps(p, a.v); }  // p on a vector boundary
+#if FASTNN_ISA_ID == 3
+// acc + the products of both bfloat16 (or four int8) values in each lane.
+FASTNN_INLINE F dot_pairs(F a, F b, F acc) {
+  return _mm512_dpbf16_ps(acc.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_castps_si512(b.v));
+}
+FASTNN_INLINE F dot_bytes(F a, F b, F acc) {
+  return _mm512_castsi512_ps(
+      _mm512_dpbusd_epi32(_mm512_castps_si512(acc.v), _mm512_castps_si512(a.v), _mm512_castps_si512(b.v)));
+}
+#endif
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -178,5 +178,7 @@ FASTNN_INLINE int append_nonzero(Vec<float> a, int n, int32_t base, float* value
   return count;
 }
 
+FASTNN_INLINE void stream(Vec<float> a, float* p) { a.store(p); }
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA
