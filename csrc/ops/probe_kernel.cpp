@@ -11,30 +11,34 @@ constexpr int kChains = 24;
 constexpr int kChains = 12;
 #endif
 
-template <class Step>
+// kChains independent sums, n steps each.
+template <class A, class Step>
 FASTNN_INLINE float chains(int64_t n, Step step) {
-  V acc[kChains];
-  V a = V(1.0001f), b = V(0.9999f);
+  A acc[kChains];
 #pragma GCC unroll 24
-  for (int j = 0; j < kChains; ++j) acc[j] = V(float(j));
+  for (int j = 0; j < kChains; ++j) acc[j] = A(j + 1);  // different, or the compiler merges them
   for (int64_t i = 0; i < n; ++i) {
 #pragma GCC unroll 24
-    for (int j = 0; j < kChains; ++j) acc[j] = step(a, b, acc[j]);
+    for (int j = 0; j < kChains; ++j) acc[j] = step(acc[j]);
   }
-  V total = acc[0];
-  for (int j = 1; j < kChains; ++j) total = total + acc[j];
-  return sum(total);
+  float total = 0;
+#pragma GCC unroll 24
+  for (int j = 0; j < kChains; ++j) total += float(sum(acc[j]));
+  return total;
 }
 
 float fma_chains(int64_t n) {
-  return chains(n, [](V a, V b, V acc) { return fma(a, acc, b); });
+  const V a = V(1.0001f), b = V(0.9999f);
+  return chains<V>(n, [&](V acc) { return fma(a, acc, b); });
 }
 #if FASTNN_ISA_ID == 3
 float pair_chains(int64_t n) {
-  return chains(n, [](V a, V b, V acc) { return dot_pairs(a, b, acc); });
+  const V a = V(1.0001f), b = V(0.9999f);
+  return chains<V>(n, [&](V acc) { return dot_pairs(a, b, acc); });
 }
 float byte_chains(int64_t n) {
-  return chains(n, [](V a, V b, V acc) { return dot_bytes(a, b, acc); });
+  const Sums a = Sums(0x03030303);
+  return chains<Sums>(n, [&](Sums acc) { return dot_bytes(a, a, acc); });
 }
 #else
 constexpr decltype(nullptr) pair_chains = nullptr, byte_chains = nullptr;

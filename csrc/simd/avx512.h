@@ -107,14 +107,19 @@ FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_
 
 FASTNN_INLINE void stream(F a, float* p) { _mm512_stream_ps(p, a.v); }  // p on a vector boundary
 #if FASTNN_ISA_ID == 3
-// acc + the products of both bfloat16 (or four int8) values in each lane.
+// acc + the products of the two bfloat16 values in each lane.
 FASTNN_INLINE F dot_pairs(F a, F b, F acc) {
   return _mm512_dpbf16_ps(acc.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_castps_si512(b.v));
 }
-FASTNN_INLINE F dot_bytes(F a, F b, F acc) {
-  return _mm512_castsi512_ps(
-      _mm512_dpbusd_epi32(_mm512_castps_si512(acc.v), _mm512_castps_si512(a.v), _mm512_castps_si512(b.v)));
-}
+// Sixteen int32 sums of products of uint8 by int8.
+struct Sums {
+  __m512i v;
+  FASTNN_INLINE Sums(__m512i x) : v(x) {}
+  FASTNN_INLINE Sums(int32_t x) : v(_mm512_set1_epi32(x)) {}
+  Sums() = default;
+};
+FASTNN_INLINE int32_t sum(Sums a) { return _mm512_reduce_add_epi32(a.v); }
+FASTNN_INLINE Sums dot_bytes(Sums a, Sums b, Sums acc) { return _mm512_dpbusd_epi32(acc.v, a.v, b.v); }
 #endif
 
 }  // namespace
