@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "error.h"
+#include "float_mode.h"
 
 namespace fastnn {
 namespace {
@@ -42,6 +43,7 @@ struct alignas(64) Region {
   std::atomic<void*> context{nullptr};
   std::atomic<int64_t> n{0}, chunk{0};
   std::atomic<uint32_t> chunks{0};
+  std::atomic<FloatMode> mode{0};
   alignas(64) std::atomic<uint32_t> done{0};
   std::atomic<bool> owned{false}, failed{false};
   std::exception_ptr error;
@@ -55,8 +57,10 @@ struct alignas(64) Region {
       int64_t total = n.load(std::memory_order_acquire), size = chunk.load(std::memory_order_acquire);
       uint32_t count = chunks.load(std::memory_order_acquire), next = uint32_t(c);
       if (next >= count) return;
+      FloatMode wanted = mode.load(std::memory_order_acquire);
       if (!claim.compare_exchange_weak(c, c + 1, std::memory_order_acq_rel)) continue;
       int64_t begin = next * size;
+      if (wanted != float_mode()) set_float_mode(wanted);
       try {
         f(ctx, begin, std::min(total, begin + size));
       } catch (...) {
@@ -86,6 +90,7 @@ class Pool {
     r->n.store(n, std::memory_order_release);
     r->chunk.store(chunk, std::memory_order_release);
     r->chunks.store(count, std::memory_order_release);
+    r->mode.store(float_mode(), std::memory_order_release);
     r->done.store(0, std::memory_order_relaxed);
     r->failed.store(false, std::memory_order_relaxed);
     r->claim.store(uint64_t(epoch) << 32, std::memory_order_release);

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../dispatch.h"
+#include "../float_mode.h"
 #include "../parallel.h"
 #include "gemm.h"
 #include "matmul.h"
@@ -134,6 +135,7 @@ std::optional<Region> view_region(const Array& x, int64_t n, int64_t c0, int64_t
 void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, const void* bias, const Array* residual,
               Activation activation, const Array& out) {
   if (in.size(0) == 0 || p.rows == 0 || p.cols == 0) return;
+  FlushSubnormals flush;
   const DType dtype = in.dtype;
   const Kernels& kernel = kernels();
   const int64_t item = int64_t(size_of(dtype)), scalar = int64_t(size_of(compute_type(dtype)));

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "../dispatch.h"
+#include "../float_mode.h"
 #include "../parallel.h"
 #include "conv2d.h"
 #include "gemm.h"
@@ -167,6 +168,7 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> con
   Dims shape{g.n, g.oc, g.oh, g.ow};
   require<ValueError>(grad.shape == shape && grad.dtype == g.dtype, "conv2d_backward: grad has shape ", grad.shape,
                       " and dtype ", name(grad.dtype), "; expected ", shape, " and ", name(g.dtype));
+  FlushSubnormals flush;
   const bool channels_last = x_in.is_channels_last();
   Array x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
   Array dy = g.nhwc ? grad.channels_last() : grad.contiguous();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "../float_mode.h"
 #include "../parallel.h"
 
 namespace fastnn {
@@ -22,6 +23,7 @@ int64_t tile_begin(int64_t m, int64_t tiles, int64_t i) { return m * i / tiles; 
 
 void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e) {
   if (m == 0 || n == 0) return;
+  FlushSubnormals flush;
   const GemmKernels& kernel = fastnn::kernels().gemm;
   const int64_t item = int64_t(size_of(dtype)), scalar = int64_t(size_of(compute_type(dtype)));
 
