@@ -1,5 +1,7 @@
 """The public functions, with the names, positions, keywords and defaults of torch.nn.functional."""
 
 from .ops.activation import relu
+from .ops.conv2d import conv2d
+from .ops.matmul import linear, matmul
 
-__all__ = ["relu"]
+__all__ = ["conv2d", "linear", "matmul", "relu"]

@@ -64,9 +64,7 @@ def conv2d(
 
     Raises: ValueError for shapes or values that do not fit, TypeError for mixed dtypes, NotImplementedError for others.
     """
-    if type(stride) is not tuple:
-        stride = pair(stride, "conv2d", "stride")
-    if type(dilation) is not tuple:
-        dilation = pair(dilation, "conv2d", "dilation")
+    stride = pair(stride, "conv2d", "stride")
+    dilation = pair(dilation, "conv2d", "dilation")
     padding = _explicit_padding(padding, weight.shape, stride, dilation)
     return _conv2d(input, weight, bias, stride, padding, dilation, groups, activation or "none", residual)
