@@ -19,10 +19,10 @@ def read(path: str) -> np.ndarray:
         try:
             from PIL import Image
         except ImportError:
-            raise SystemExit(f"{path}: reading {suffix} files needs Pillow: pip install pillow") from None
+            raise ImportError(f"reading {suffix} files needs Pillow: pip install pillow") from None
         image = np.asarray(Image.open(path).convert("L"))
     if image.ndim != 2 or not image.size:
-        raise SystemExit(f"{path}: it has the shape {image.shape}; expected a gray image (height, width)")
+        raise ValueError(f"its shape is {image.shape}; expected a gray image (height, width)")
     image = image.astype(np.float32)
     if image.mean() > (image.min() + image.max()) / 2:  # dark ink on paper: MNIST has white ink on black
         image = image.max() - image
@@ -45,7 +45,7 @@ def _read_pgm(path: str) -> np.ndarray:
     content = Path(path).read_bytes()
     header = re.match(rb"P5\s(?:\s*#.*\n)*\s*(\d+)\s+(\d+)\s+(\d+)\s", content)
     if not header or int(header[3]) > 255:
-        raise SystemExit(f"{path}: expected a binary PGM file (P5) with 8 bits for a pixel")
+        raise ValueError("expected a binary PGM file (P5) with 8 bits for a pixel")
     width, height = int(header[1]), int(header[2])
     return np.frombuffer(content, np.uint8, width * height, header.end()).reshape(height, width)
 

@@ -64,10 +64,13 @@ def accuracy(net: fastnn.Sequential, images: np.ndarray, labels: np.ndarray) -> 
     return 100 * right / len(images)
 
 
+def find(name: str) -> np.ndarray:
+    """A digit, uint8 (28, 28), from an image file, or from the test images by its number."""
+    return fastnn.datasets.mnist("test")[0][int(name)] if name.isdecimal() else digits.read(name)
+
+
 @fastnn.no_grad()
-def predict(net: fastnn.Sequential, name: str) -> None:
-    """Draws an image file, or an image of the test set by its number, beside the probability of each digit."""
-    image = fastnn.datasets.mnist("test")[0][int(name)] if name.isdecimal() else digits.read(name)
+def predict(net: fastnn.Sequential, name: str, image: np.ndarray) -> None:
     probabilities = F.softmax(net(prepare(image[None])), dim=1)[0]
     print(f"\n{name}: this is a {probabilities.argmax()}\n{digits.draw(image, probabilities)}\n")
 
@@ -76,24 +79,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, help="default: 10; with --predict, 0 if there is a saved model")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same model")
-    parser.add_argument("--threads", type=int, help="default: see `python -m fastnn.info`")
+    parser.add_argument("--threads", type=int, default=fastnn.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("lenet.safetensors"), help="the model (%(default)s)")
-    parser.add_argument("--predict", nargs="+", metavar="IMAGE", help="PNG, JPEG, PGM or NPY, or a number up to 9999")
+    parser.add_argument("--predict", nargs="+", default=[], metavar="IMAGE", help="PNG, JPEG, PGM, NPY or a number")
     arguments = parser.parse_args()
-    if arguments.threads:
-        fastnn.set_num_threads(arguments.threads)
+    epochs = arguments.epochs
+    if epochs is None:
+        epochs = 0 if arguments.predict and arguments.out.exists() else 10
+    if not arguments.out.resolve().parent.is_dir():  # better said before the training than after it
+        parser.error(f"--out: there is no folder {arguments.out.resolve().parent}")
+    try:
+        images = {name: find(name) for name in arguments.predict}
+    except (ImportError, IndexError, OSError, ValueError) as error:
+        parser.error(f"--predict: {error}")
+
+    fastnn.set_num_threads(arguments.threads)
     fastnn.manual_seed(arguments.seed)
     net = lenet()
-    if arguments.epochs is None:
-        arguments.epochs = 0 if arguments.predict and arguments.out.exists() else 10
-    if arguments.epochs > 0:
-        train(net, arguments.epochs)
+    if epochs > 0:
+        train(net, epochs)
         fastnn.save(net.state_dict(), arguments.out)
         print(f"saved {arguments.out}")
     else:
         net.load_state_dict(fastnn.load(arguments.out))
-    for name in arguments.predict or ():
-        predict(net, name)
+    for name, image in images.items():
+        predict(net, name, image)
     print(f"test accuracy: {accuracy(net, *fastnn.datasets.mnist('test')):.2f} %")
 
 
