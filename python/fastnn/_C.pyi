@@ -95,3 +95,35 @@ def add_in_place(target: Tensor, other: Tensor, /) -> None: ...
 def assign(target: Tensor, source: Tensor, /) -> None: ...
 def astype(input: Tensor, dtype: DTypeLike, /) -> Tensor: ...
 def clone(input: Tensor, /) -> Tensor: ...
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str,
+    residual: Tensor | None,
+    /,
+) -> Tensor: ...
+def conv2d_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, residual: Tensor | None, /
+) -> Tensor: ...
+def linear_backward(
+    grad: Tensor, input: Tensor, weight: Tensor, need_input: bool, need_weight: bool, need_bias: bool, /
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
+def matmul(input: Tensor, other: Tensor, /) -> Tensor: ...
