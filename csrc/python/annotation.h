@@ -8,6 +8,10 @@
 
 #include "../array.h"
 
+namespace fastnn {
+struct Operand;
+}
+
 namespace fastnn::python {
 
 template <class T>
@@ -20,6 +24,10 @@ struct Annotation<void> {
 template <>
 struct Annotation<Array> {
   static std::string text() { return "Tensor"; }
+};
+template <>
+struct Annotation<Operand> {
+  static std::string text() { return "Tensor | float"; }
 };
 template <>
 struct Annotation<int64_t> {
