@@ -1,4 +1,4 @@
-// The Python type of each C++ type that crosses the boundary: help(_C.f) shows a signature, and _C.pyi is compared with it.
+// The Python type of each C++ type that crosses the boundary: help(_C.f) shows it, and _C.pyi is compared with it.
 #pragma once
 #include <optional>
 #include <string>
