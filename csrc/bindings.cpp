@@ -56,6 +56,7 @@ void bind_ops(PyObject* m) {
 }
 
 void bind_runtime(py::module_& m) {
+  m.attr("compiler") = FASTNN_COMPILER;
   m.def("set_num_threads", &set_num_threads);
   m.def("get_num_threads", &num_threads);
   m.def("set_isa", &set_isa);

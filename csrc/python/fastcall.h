@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "annotation.h"
 #include "tensor.h"
 
 namespace fastnn::python {
@@ -135,9 +136,13 @@ struct Fastcall<function> {
   static inline std::string storage, doc;
   static inline PyMethodDef def;
 
+  static constexpr size_t arity = sizeof...(Args);
+  static std::string signature() { return annotate<R, std::remove_cvref_t<Args>...>(names); }
+
   static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t n) {
     if (n != Py_ssize_t(sizeof...(Args))) {
-      PyErr_Format(PyExc_TypeError, "%s: expected %d arguments (%s), got %zd", name, int(sizeof...(Args)), doc.c_str(), n);
+      PyErr_Format(PyExc_TypeError, "%s: expected %d arguments, got %zd: %s%s", name, int(sizeof...(Args)), n, name,
+                   doc.c_str());
       return nullptr;
     }
     try {
@@ -173,7 +178,6 @@ template <auto function>
 bool add(PyObject* module, const char* name, const char* arguments) {
   using Call = Fastcall<function>;
   Call::name = name;
-  Call::doc = arguments;
   Call::storage = arguments;
   Call::names.clear();
   for (char* p = Call::storage.data(); *p;) {
@@ -182,6 +186,12 @@ bool add(PyObject* module, const char* name, const char* arguments) {
     if (*p) *p++ = 0;
     while (*p == ' ') ++p;
   }
+  if (Call::names.size() != Call::arity) {
+    PyErr_Format(PyExc_ImportError, "_C.%s takes %d arguments, but its binding names '%s'", name, int(Call::arity),
+                 arguments);
+    return false;
+  }
+  Call::doc = Call::signature();
   Call::def = {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Call::call)), METH_FASTCALL,
                Call::doc.c_str()};
   PyObject* f = PyCFunction_NewEx(&Call::def, nullptr, nullptr);
