@@ -8,6 +8,7 @@
 #include "ops/conv2d.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
+#include "ops/optimizer.h"
 #include "ops/probe.h"
 #include "parallel.h"
 #include "python/fastcall.h"
@@ -48,6 +49,16 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::conv2d_backward>(m, "conv2d_backward",
                                   "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
   // optimizer
+  ok &= add<ops::optimizer_state>(m, "optimizer_state", "param");
+  ok &= add<ops::sgd_step>(m, "sgd_step",
+                           "params, grads, momenta, fresh, lr, momentum, dampening, weight_decay, nesterov, maximize");
+  ok &= add<ops::adam_step>(m, "adam_step",
+                            "params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, lr, beta1, beta2, eps, "
+                            "weight_decay, decoupled, maximize");
+  ok &= add<ops::clip_grad_norm>(m, "clip_grad_norm", "grads, max_norm, norm_type, error_if_nonfinite");
+  ok &= add<ops::clip_grad_value>(m, "clip_grad_value", "grads, clip_value");
+  ok &= add<ops::penalty>(m, "penalty", "params, p, weight");
+  ok &= add<ops::penalty_backward>(m, "penalty_backward", "param, grad, p, weight");
   // probe
   ok &= add<ops::probe_fma>(m, "probe_fma", "dtype, seconds");
   ok &= add<ops::probe_read>(m, "probe_read", "bytes, seconds");

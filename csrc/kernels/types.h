@@ -74,4 +74,18 @@ struct PixelWeightTile {
   int64_t c_row;
 };
 
+// Coefficients of one optimizer step on one parameter. python/fastnn/optim has the equations.
+struct SgdStep {
+  double lr, momentum, dampening, weight_decay;
+  bool nesterov, maximize;
+};
+struct AdamStep {
+  double step_size;     // lr / (1 - beta1^t)
+  double root_scale;    // 1 / sqrt(1 - beta2^t)
+  double beta1, beta2, eps;
+  double weight_decay;  // added to the gradient
+  double shrink;        // the parameter is multiplied by it first: 1 - lr weight_decay for AdamW, else 1
+  bool maximize;
+};
+
 }  // namespace fastnn

@@ -1,7 +1,21 @@
 """fastnn: hand-written kernels for neural networks behind a thin Python layer."""
 
-from . import functional, tensor as _tensor
+from . import functional, init, modules, optim, utils
+from .modules import *  # noqa: F403
+from .parameter import Parameter
+from .random import manual_seed
 from .tensor import Tensor, from_numpy, tensor
 from ._C import set_num_threads
 
-__all__ = ["Tensor", "from_numpy", "functional", "tensor"]
+__all__ = [
+    "Parameter",
+    "Tensor",
+    "from_numpy",
+    "functional",
+    "init",
+    "manual_seed",
+    "optim",
+    "tensor",
+    "utils",
+]
+__all__ += modules.__all__

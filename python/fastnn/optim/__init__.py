@@ -1,0 +1,8 @@
+"""Optimizers with torch.optim's names, arguments, defaults and state_dict layout."""
+
+from . import lr_scheduler
+from .adam import Adam, AdamW
+from .optimizer import Optimizer
+from .sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "lr_scheduler"]

@@ -1,0 +1,589 @@
+"""Optimizers, schedules, clipping and penalties against torch."""
+
+import inspect
+import itertools
+import pickle
+
+import fastnn
+import numpy as np
+import pytest
+from fastnn import _C, optim, reference, utils
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """On a busy machine every barrier of torch's threads takes milliseconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+SHAPES = [(6, 1, 5, 5), (7,), (), (3, 0), (130, 257), (33,), (2, 3, 4, 5)]
+TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
+
+
+def draw(shape, seed, dtype):
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def pairs(dtype, layout="C"):
+    """The same parameters as Tensors and in torch."""
+    arrays = [draw(shape, i, dtype) for i, shape in enumerate(SHAPES)]
+    ours = [fastnn.Parameter(a) for a in arrays]
+    if layout == "channels_last":
+        last = np.ascontiguousarray(arrays[-1].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        ours[-1] = fastnn.Parameter(last)
+        assert not ours[-1].is_contiguous_
+    elif layout == "strided":
+        wide = np.zeros((14,), dtype)
+        wide[::2] = arrays[1]
+        ours[1] = fastnn.Parameter(fastnn.from_numpy(wide[::2]))
+        assert ours[1].strides == (2,)
+    return ours, [torch.from_numpy(a.copy()).requires_grad_() for a in arrays]
+
+
+def set_grads(ours, theirs, step, dtype, skip=()):
+    for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+        g = draw(p.shape, 100 * step + i + 7, dtype)
+        p.grad = None if i in skip else fastnn.from_numpy(g)
+        q.grad = None if i in skip else torch.from_numpy(g.copy())
+
+
+def assert_same(ours, theirs, dtype, scale=1.0):
+    for p, q in zip(ours, theirs, strict=True):
+        tolerance = TOLERANCE[dtype] * scale
+        np.testing.assert_allclose(p.detach().numpy(), q.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+SGD_OPTIONS = [
+    dict(momentum=m, dampening=d, weight_decay=w, nesterov=n, maximize=x)
+    for m, d, w, n, x in itertools.product([0, 0.9], [0, 0.3], [0, 0.1], [False, True], [False, True])
+    if not n or (m and not d)
+]
+ADAM_OPTIONS = [
+    dict(weight_decay=w, amsgrad=a, maximize=x, **extra)
+    for w, a, x, extra in itertools.product(
+        [0, 0.1], [False, True], [False, True], [{}, dict(betas=(0.8, 0.95), eps=1e-3)]
+    )
+]
+ALL_OPTIONS = [("SGD", o) for o in SGD_OPTIONS] + [(n, o) for n in ("Adam", "AdamW") for o in ADAM_OPTIONS]
+SOME_OPTIONS = [
+    ("SGD", dict(momentum=0.9, nesterov=True, weight_decay=0.1)),
+    ("Adam", dict(amsgrad=True, weight_decay=0.1)),
+    ("AdamW", {}),
+]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_signatures_are_those_of_torch(name):
+    ours = inspect.signature(getattr(optim, name)).parameters
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    assert set(theirs) - set(ours) <= {"foreach", "fused", "differentiable", "capturable", "decoupled_weight_decay"}
+    assert list(ours) == [n for n in theirs if n in ours]
+    for n, p in ours.items():
+        assert (p.default, p.kind) == (theirs[n].default, theirs[n].kind)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name, options", ALL_OPTIONS, ids=str)
+def test_twenty_steps(name, options, dtype):
+    ours, theirs = pairs(dtype)
+    a = getattr(optim, name)(ours, lr=0.01, **options)
+    b = getattr(torch.optim, name)(theirs, lr=0.01, **options)
+    for step in range(20):
+        set_grads(ours, theirs, step, dtype, skip=(1,) if step < 3 or step == 9 else ())
+        versions = [p._version for p in ours]
+        a.step()
+        b.step()
+        assert [p._version - v for p, v in zip(ours, versions, strict=True)] == [p.grad is not None for p in ours]
+    assert_same(ours, theirs, dtype, 20)
+    mine, yours = a.state_dict()["state"], b.state_dict()["state"]
+    assert {k: list(v) for k, v in mine.items()} == {
+        k: [n for n, x in v.items() if x is not None]
+        for k, v in yours.items()
+        if any(x is not None for x in v.values())
+    }
+    for k, values in mine.items():
+        for n, value in values.items():
+            np.testing.assert_allclose(value.numpy(), yours[k][n].numpy(), rtol=20 * TOLERANCE[dtype], atol=1e-6)
+
+
+@pytest.mark.parametrize("name, options", SOME_OPTIONS, ids=str)
+def test_every_isa(isa, name, options):
+    ours, theirs = pairs("float32")
+    a = getattr(optim, name)(ours, lr=0.01, **options)
+    b = getattr(torch.optim, name)(theirs, lr=0.01, **options)
+    for step in range(5):
+        set_grads(ours, theirs, step, "float32")
+        a.step()
+        b.step()
+    assert_same(ours, theirs, "float32", 5)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "strided"])
+@pytest.mark.parametrize("name, options", SOME_OPTIONS, ids=str)
+def test_layouts(name, options, layout):
+    ours, theirs = pairs("float32", layout)
+    strides = [p.strides for p in ours]
+    a = getattr(optim, name)(ours, lr=0.01, **options)
+    b = getattr(torch.optim, name)(theirs, lr=0.01, **options)
+    for step in range(5):
+        set_grads(ours, theirs, step, "float32")
+        ours[4].grad = fastnn.from_numpy(np.asfortranarray(ours[4].grad.numpy()))
+        a.step()
+        b.step()
+    assert_same(ours, theirs, "float32", 5)
+    assert [p.strides for p in ours] == strides
+
+
+def test_expanded_gradient():
+    p = fastnn.Parameter(np.arange(6, dtype=np.float32).reshape(2, 3))
+    p.grad = fastnn.from_numpy(np.broadcast_to(np.float32(2), (2, 3)))
+    optim.SGD([p], lr=0.5).step()
+    np.testing.assert_array_equal(p.detach().numpy(), np.arange(6).reshape(2, 3) - 1)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 1e-2), ("float16", 2e-3)])
+@pytest.mark.parametrize("name, options", SOME_OPTIONS, ids=str)
+def test_half_precision_keeps_state_in_float32(isa, name, options, dtype, tolerance):
+    start = draw((3, 17), 0, np.float32).astype(dtype)
+    p = fastnn.Parameter(start)
+    optimizer = getattr(optim, name)([p], lr=0.01, **options)
+    step = getattr(reference, name.lower())
+    expected, state = start.astype(np.float64), {}
+    for i in range(10):
+        g = draw((3, 17), i + 1, np.float32).astype(dtype)
+        p.grad = fastnn.from_numpy(g)
+        optimizer.step()
+        expected, state = step(expected, g.astype(np.float64), state, lr=0.01, **options)
+    assert p.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(p.detach().numpy().astype(np.float64), expected, rtol=tolerance, atol=tolerance)
+    for n, value in optimizer.state[p].items():
+        assert value.dtype == np.float32
+        if n != "step":  # weight decay reads the rounded parameter
+            np.testing.assert_allclose(value.numpy(), state[n], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name, options", SOME_OPTIONS, ids=str)
+def test_nan_and_infinity(name, options):
+    p = np.array([1, np.inf, np.nan, 1, 1, 0], np.float32)
+    g = np.array([np.nan, 1, 1, np.inf, -np.inf, 0], np.float32)
+    ours, theirs = fastnn.Parameter(p), torch.from_numpy(p.copy()).requires_grad_()
+    a = getattr(optim, name)([ours], lr=0.01, **options)
+    b = getattr(torch.optim, name)([theirs], lr=0.01, **options)
+    for _ in range(3):
+        ours.grad, theirs.grad = fastnn.from_numpy(g), torch.from_numpy(g.copy())
+        a.step()
+        b.step()
+    np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, options", SOME_OPTIONS, ids=str)
+def test_same_bits_for_any_number_of_threads(name, options):
+    results = []
+    for threads in (1, 2, 3, 8):
+        _C.set_num_threads(threads)
+        ours, theirs = pairs("float32")
+        optimizer = getattr(optim, name)(ours, **options)
+        for step in range(3):
+            set_grads(ours, theirs, step, "float32")
+            norm = utils.clip_grad_norm_(ours, 1.0)
+            optimizer.step()
+        results.append([norm.numpy().tobytes(), *(p.detach().numpy().tobytes() for p in ours)])
+    assert all(r == results[0] for r in results)
+
+
+@pytest.mark.parametrize("direction", ["to torch", "from torch", "ours", "pickled"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name, options", SOME_OPTIONS, ids=str)
+def test_state_dict_goes_on(name, options, dtype, direction):
+    ours, theirs = pairs(dtype)
+    a = getattr(optim, name)(ours, lr=0.01, **options)
+    b = getattr(torch.optim, name)(theirs, lr=0.01, **options)
+    for step in range(3):
+        set_grads(ours, theirs, step, dtype, skip=(2,))
+        a.step()
+        b.step()
+    if direction == "to torch":
+        state = a.state_dict()
+        state["state"] = {
+            k: {n: torch.from_numpy(x.numpy().copy()) for n, x in v.items()} for k, v in state["state"].items()
+        }
+        b = getattr(torch.optim, name)(theirs)
+        b.load_state_dict(state)
+    else:
+        state = b.state_dict() if direction == "from torch" else a.state_dict()
+        if direction == "pickled":
+            state["state"] = {k: {n: x.numpy() for n, x in v.items()} for k, v in state["state"].items()}
+            state = pickle.loads(pickle.dumps(state))
+        a = getattr(optim, name)(ours)
+        a.load_state_dict(state)
+        assert a.param_groups[0]["params"] == ours
+    for step in range(3, 6):
+        set_grads(ours, theirs, step, dtype)
+        a.step()
+        b.step()
+    assert_same(ours, theirs, dtype, 6)
+
+
+def test_loaded_state_is_a_copy():
+    p = fastnn.Parameter(np.ones(3, np.float32))
+    p.grad = fastnn.from_numpy(np.ones(3, np.float32))
+    a = optim.SGD([p], momentum=0.9)
+    a.step()
+    b = optim.SGD([p], momentum=0.9)
+    b.load_state_dict(a.state_dict())
+    b.step()
+    np.testing.assert_array_equal(a.state[p]["momentum_buffer"].numpy(), np.ones(3))
+
+
+def test_groups():
+    ours, theirs = pairs("float32")
+    a = optim.SGD([{"params": ours[:2], "lr": 0.5}, {"params": ours[2]}], lr=0.1, momentum=0.9)
+    b = torch.optim.SGD([{"params": theirs[:2], "lr": 0.5}, {"params": theirs[2]}], lr=0.1, momentum=0.9)
+    a.add_param_group({"params": ours[3:], "weight_decay": 0.1})
+    b.add_param_group({"params": theirs[3:], "weight_decay": 0.1})
+    for step in range(4):
+        set_grads(ours, theirs, step, "float32")
+        a.param_groups[1]["lr"] = b.param_groups[1]["lr"] = 0.1 / (step + 1)
+        a.step()
+        b.step()
+    assert_same(ours, theirs, "float32", 4)
+    groups = a.state_dict()["param_groups"]
+    assert [g["params"] for g in groups] == [g["params"] for g in b.state_dict()["param_groups"]]
+    assert [g["lr"] for g in groups] == [0.5, 0.025, 0.1]
+
+
+def test_closure_and_zero_grad():
+    p = fastnn.Parameter(np.ones(3, np.float32))
+    optimizer = optim.SGD([p], lr=1.0)
+
+    def closure():
+        assert _C.grad_enabled()
+        p.grad = fastnn.from_numpy(np.ones(3, np.float32))
+        return "loss"
+
+    was = _C.set_grad_enabled(False)
+    try:
+        assert optimizer.step(closure) == "loss"
+        assert not _C.grad_enabled()
+    finally:
+        _C.set_grad_enabled(was)
+    np.testing.assert_array_equal(p.detach().numpy(), np.zeros(3))
+    grad = p.grad
+    optimizer.zero_grad(set_to_none=False)
+    np.testing.assert_array_equal(grad.numpy(), np.zeros(3))
+    assert p.grad is grad
+    optimizer.zero_grad()
+    assert p.grad is None
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda p: optim.SGD([], lr=0.1), ValueError, "params is empty"),
+        (lambda p: optim.SGD(p), TypeError, "params is a Parameter"),
+        (lambda p: optim.SGD([1.0]), TypeError, "params holds a float"),
+        (lambda p: optim.SGD([p, p]), ValueError, "comes twice"),
+        (lambda p: optim.SGD([{"params": p}, {"params": [p]}]), ValueError, "comes twice"),
+        (lambda p: optim.SGD([{"lr": 0.1}]), TypeError, "'params'"),
+        (lambda p: optim.SGD([p], lr=-1), ValueError, "lr is -1"),
+        (lambda p: optim.SGD([p], lr=float("nan")), ValueError, "lr is nan"),
+        (lambda p: optim.SGD([p], momentum=-1), ValueError, "momentum is -1"),
+        (lambda p: optim.SGD([p], nesterov=True), ValueError, "nesterov"),
+        (lambda p: optim.SGD([p], momentum=0.9, dampening=0.1, nesterov=True), ValueError, "nesterov"),
+        (lambda p: optim.Adam([p], betas=(1.0, 0.9)), ValueError, "betas"),
+        (lambda p: optim.AdamW([p], eps=-1), ValueError, "AdamW: eps is -1"),
+        (lambda p: optim.SGD([p]).load_state_dict({}), TypeError, "param_groups"),
+        (lambda p: optim.SGD([p]).load_state_dict({"state": {}, "param_groups": []}), ValueError, "groups of"),
+    ],
+)
+def test_bad_arguments(make, error, words):
+    with pytest.raises(error, match=words):
+        make(fastnn.Parameter(np.ones(3, np.float32)))
+
+
+@pytest.mark.parametrize(
+    "state, error, words",
+    [
+        ({"exp_avg": np.zeros(3)}, ValueError, "'step' is None"),
+        ({"step": 1, "exp_avg": np.zeros(3)}, ValueError, "no 'exp_avg_sq'"),
+        ({"step": 1, "exp_avg": np.zeros(4), "exp_avg_sq": np.zeros(3)}, ValueError, r"has shape \(4,\)"),
+        ({"step": np.zeros(2), "exp_avg": np.zeros(3), "exp_avg_sq": np.zeros(3)}, ValueError, "one number"),
+        ({"step": 1, "exp_avg": "x", "exp_avg_sq": np.zeros(3)}, TypeError, "'exp_avg' is a str"),
+    ],
+)
+def test_bad_state(state, error, words):
+    p = fastnn.Parameter(np.ones(3, np.float32))
+    optimizer = optim.Adam([p], lr=0.3)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["lr"] = 0.7
+    with pytest.raises(error, match=words):
+        optimizer.load_state_dict({**saved, "state": {0: state}})
+    assert optimizer.param_groups[0]["lr"] == 0.3 and not optimizer.state
+
+
+def test_nothing_is_written_before_all_is_checked():
+    frozen = np.ones(3, np.float32)
+    frozen.flags.writeable = False
+    good = fastnn.Parameter(np.ones(3, np.float32))
+    bad = fastnn.Parameter(fastnn.from_numpy(frozen))
+    good.grad = bad.grad = fastnn.from_numpy(np.ones(3, np.float32))
+    for optimizer in (optim.SGD([good, bad], momentum=0.9), optim.Adam([good, bad])):
+        with pytest.raises(ValueError, match="parameter 1 is read-only"):
+            optimizer.step()
+        assert not optimizer.state
+    np.testing.assert_array_equal(good.detach().numpy(), np.ones(3))
+
+
+def t(*shape, dtype=np.float32):
+    return fastnn.from_numpy(np.ones(shape, dtype))
+
+
+@pytest.mark.parametrize(
+    "call, error",
+    [
+        (lambda: _C.sgd_step([t(3)], [], [], [], 0.1, 0.0, 0.0, 0.0, False, False), ValueError),
+        (lambda: _C.sgd_step([t(3)], [t(4)], [], [], 0.1, 0.0, 0.0, 0.0, False, False), ValueError),
+        (lambda: _C.sgd_step([t(3)], [t(3, dtype=np.float64)], [], [], 0.1, 0.0, 0.0, 0.0, False, False), ValueError),
+        (lambda: _C.sgd_step([t(3)], [t(3)], [], [], 0.1, 0.9, 0.0, 0.0, False, False), ValueError),
+        (lambda: _C.sgd_step([t(3)], [t(3)], [t(1)], [], 0.1, 0.9, 0.0, 0.0, False, False), ValueError),
+        (lambda: _C.sgd_step([t(3)], [t(3)], [t(3)], [1], 0.1, 0.9, 0.0, 0.0, False, False), IndexError),
+        (lambda: _C.sgd_step([t(3)], [t(3)], [t(3)], [-1], 0.1, 0.9, 0.0, 0.0, False, False), IndexError),
+        (lambda: _C.sgd_step(t(3), [t(3)], [], [], 0.1, 0.0, 0.0, 0.0, False, False), TypeError),
+        (lambda: _C.sgd_step([None], [t(3)], [], [], 0.1, 0.0, 0.0, 0.0, False, False), TypeError),
+        (lambda: _C.sgd_step([t(3)], [t(3)], [], [], "x", 0.0, 0.0, 0.0, False, False), TypeError),
+        (
+            lambda: _C.sgd_step(*[[t(3, dtype=np.int64)]] * 2, [], [], 0.1, 0.0, 0.0, 0.0, False, False),
+            NotImplementedError,
+        ),
+        (lambda: _C.optimizer_state(t(3, dtype=np.int32)), NotImplementedError),
+        (lambda: _C.adam_step([t(3)], [t(3)], [t(3)], [], [], [t()], *[0.1] * 5, False, False), ValueError),
+        (lambda: _C.adam_step([t(3)], [t(3)], [t(3)], [t(3)], [], [t(1)], *[0.1] * 5, False, False), ValueError),
+        (lambda: _C.adam_step([t(3)], [t(3)], [t(3)], [t(3)], [t(2)], [t()], *[0.1] * 5, False, False), ValueError),
+        (lambda: _C.penalty([], 1.0, 0.1), ValueError),
+        (lambda: _C.penalty([t(3)], 3.0, 0.1), ValueError),
+        (lambda: _C.penalty_backward(t(3), t(2), 1.0, 0.1), ValueError),
+        (lambda: _C.clip_grad_norm([t(3, dtype=np.int64)], 1.0, 2.0, False), NotImplementedError),
+        (lambda: _C.clip_grad_norm([t(3)], 1.0, float("nan"), False), ValueError),
+    ],
+)
+def test_bad_native_calls(call, error):
+    with pytest.raises(error):
+        call()
+
+
+# ---- schedules
+
+
+SCHEDULES = [
+    ("StepLR", dict(step_size=3)),
+    ("StepLR", dict(step_size=1, gamma=0.9)),
+    ("CosineAnnealingLR", dict(T_max=5)),
+    ("CosineAnnealingLR", dict(T_max=1, eta_min=0.01)),
+    ("CosineAnnealingLR", dict(T_max=7, eta_min=0.01)),
+    ("LinearLR", {}),
+    ("LinearLR", dict(start_factor=1.0, end_factor=0.1, total_iters=8)),
+]
+
+
+def schedule_pair(name, options, **kwargs):
+    ours, theirs = pairs("float32")
+    a = optim.SGD([{"params": ours[:2]}, {"params": ours[2:], "lr": 0.3}], lr=0.1, momentum=0.9)
+    b = torch.optim.SGD([{"params": theirs[:2]}, {"params": theirs[2:], "lr": 0.3}], lr=0.1, momentum=0.9)
+    return (
+        a,
+        b,
+        getattr(optim.lr_scheduler, name)(a, **options),
+        getattr(torch.optim.lr_scheduler, name)(b, **options),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Detected call")
+@pytest.mark.parametrize("name, options", SCHEDULES, ids=str)
+def test_schedule(name, options):
+    a, b, mine, yours = schedule_pair(name, options)
+    theirs = inspect.signature(getattr(torch.optim.lr_scheduler, name)).parameters
+    ours = inspect.signature(getattr(optim.lr_scheduler, name)).parameters
+    assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
+    for _ in range(22):
+        np.testing.assert_allclose([g["lr"] for g in a.param_groups], [g["lr"] for g in b.param_groups], rtol=1e-12)
+        assert mine.get_last_lr() == [g["lr"] for g in a.param_groups]
+        assert mine.last_epoch == yours.last_epoch
+        mine.step()
+        yours.step()
+
+
+@pytest.mark.filterwarnings("ignore:Detected call")
+def test_schedules_multiply():
+    a, b, *_ = schedule_pair("LinearLR", dict(total_iters=4))
+    mine = optim.lr_scheduler.StepLR(a, 3)
+    yours = torch.optim.lr_scheduler.StepLR(b, 3)
+    for _ in range(8):
+        np.testing.assert_allclose([g["lr"] for g in a.param_groups], [g["lr"] for g in b.param_groups], rtol=1e-12)
+        mine.step()
+        yours.step()
+
+
+@pytest.mark.filterwarnings("ignore:Detected call")
+@pytest.mark.parametrize("source", ["ours", "torch"])
+@pytest.mark.parametrize("name, options", SCHEDULES, ids=str)
+def test_schedule_goes_on(name, options, source):
+    a, b, mine, yours = schedule_pair(name, options)
+    for _ in range(4):
+        mine.step()
+        yours.step()
+    saved = (a.state_dict(), mine.state_dict()) if source == "ours" else (b.state_dict(), yours.state_dict())
+    saved = pickle.loads(pickle.dumps(saved))
+    a, _, mine, _ = schedule_pair(name, options)
+    a.load_state_dict(saved[0])
+    mine.load_state_dict(saved[1])
+    for _ in range(9):
+        np.testing.assert_allclose([g["lr"] for g in a.param_groups], [g["lr"] for g in b.param_groups], rtol=1e-12)
+        mine.step()
+        yours.step()
+
+
+def test_schedule_errors():
+    optimizer = optim.SGD([fastnn.Parameter(np.ones(3, np.float32))])
+    with pytest.raises(TypeError, match="optimizer is a str"):
+        optim.lr_scheduler.StepLR("x", 3)
+    with pytest.raises(ValueError, match="step_size is 0"):
+        optim.lr_scheduler.StepLR(optimizer, 0)
+    with pytest.raises(ValueError, match="T_max is 0"):
+        optim.lr_scheduler.CosineAnnealingLR(optimizer, 0)
+    with pytest.raises(ValueError, match="start_factor is 0"):
+        optim.lr_scheduler.LinearLR(optimizer, 0)
+    with pytest.raises(KeyError, match="initial_lr"):
+        optim.lr_scheduler.StepLR(optimizer, 3, last_epoch=4)
+    with pytest.raises(ValueError, match="last_epoch missing|missing"):
+        optim.lr_scheduler.StepLR(optimizer, 3).load_state_dict({"gamma": 0.1})
+
+
+# ---- clipping and penalties
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, float("inf"), "inf", 3, 0.5])
+@pytest.mark.parametrize("max_norm", [0.0, 1.0, 1e9])
+def test_clip_grad_norm(isa, dtype, norm_type, max_norm):
+    ours, theirs = pairs(dtype)
+    set_grads(ours, theirs, 0, dtype, skip=(2, 3))
+    norm = utils.clip_grad_norm_(ours, max_norm, norm_type)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
+    assert norm.shape == () and norm.dtype == np.dtype(dtype)
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(norm.numpy(), expected.numpy(), rtol=tolerance)
+    for p, q in zip(ours, theirs, strict=True):
+        assert (p.grad is None) == (q.grad is None)
+        if p.grad is not None:
+            np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=tolerance, atol=tolerance)
+
+
+def test_clip_grad_norm_of_nothing_and_of_one():
+    p = fastnn.Parameter(np.ones(3, np.float32))
+    assert utils.clip_grad_norm_([p], 1.0).numpy() == 0
+    assert utils.clip_grad_norm_([], 1.0).numpy() == 0
+    p.grad = t(3)
+    assert utils.clip_grad_norm_(p, 1.0, 0).numpy() == 3
+    p.grad = t(3)
+    np.testing.assert_allclose(utils.clip_grad_norm_(p, 1.0).numpy(), 3**0.5, rtol=1e-6)
+    np.testing.assert_allclose(p.grad.numpy(), np.full(3, 3**-0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, np.inf, 3.0])
+def test_clip_grad_norm_nonfinite(isa, bad, norm_type):
+    p = fastnn.Parameter(np.ones(300, np.float32))
+    g = np.ones(300, np.float32)
+    g[17] = bad
+    p.grad = fastnn.from_numpy(g.copy())
+    with pytest.raises(RuntimeError, match="norm"):
+        utils.clip_grad_norm_([p], 1.0, norm_type, error_if_nonfinite=True)
+    np.testing.assert_array_equal(p.grad.numpy(), g)
+    norm = utils.clip_grad_norm_([p], 1.0, norm_type)
+    q = torch.ones(300, requires_grad=True)
+    q.grad = torch.from_numpy(g.copy())
+    expected = torch.nn.utils.clip_grad_norm_([q], 1.0, norm_type)
+    np.testing.assert_array_equal(norm.numpy(), expected.numpy())
+    np.testing.assert_array_equal(p.grad.numpy(), q.grad.numpy())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_clip_half_precision(isa, dtype):
+    p = fastnn.Parameter(np.ones(1000, dtype))
+    g = draw((1000,), 1, np.float32).astype(dtype)
+    p.grad = fastnn.from_numpy(g.copy())
+    wide = g.astype(np.float64)
+    norm = utils.clip_grad_norm_([p], 1.0)
+    np.testing.assert_allclose(norm.numpy(), np.linalg.norm(wide), rtol=1e-5)
+    np.testing.assert_allclose(p.grad.numpy().astype(np.float64), wide / np.linalg.norm(wide), rtol=1e-2)
+    utils.clip_grad_value_([p], 0.01)
+    assert abs(p.grad.numpy().astype(np.float64)).max() <= 0.0101
+
+
+def test_clip_grad_value(isa):
+    ours, theirs = pairs("float32")
+    set_grads(ours, theirs, 0, "float32", skip=(2,))
+    for p, q in zip(ours[:2], theirs[:2], strict=True):
+        p.grad.numpy().flat[:3] = [np.nan, np.inf, -np.inf]
+        q.grad.numpy().flat[:3] = [np.nan, np.inf, -np.inf]
+    utils.clip_grad_value_(ours, 0.5)
+    torch.nn.utils.clip_grad_value_(theirs, 0.5)
+    for p, q in zip(ours, theirs, strict=True):
+        assert (p.grad is None) == (q.grad is None)
+        if p.grad is not None:
+            np.testing.assert_array_equal(p.grad.numpy(), q.grad.numpy())
+
+
+def test_clip_errors():
+    p = fastnn.Parameter(np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="norm_type is -1"):
+        utils.clip_grad_norm_([p], 1.0, -1)
+    with pytest.raises(ValueError, match="clip_value is -1"):
+        utils.clip_grad_value_([p], -1)
+    with pytest.raises(TypeError, match="holds a int"):
+        utils.clip_grad_norm_([3], 1.0)
+    frozen = np.ones(3, np.float32)
+    frozen.flags.writeable = False
+    p.grad = fastnn.from_numpy(frozen)
+    with pytest.raises(ValueError, match="read-only"):
+        utils.clip_grad_norm_([p], 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_penalty(isa, order, dtype):
+    penalty = (utils.l1_penalty, utils.l2_penalty)[order - 1]
+    ours, theirs = pairs(dtype, "channels_last")
+    ours[1].numpy()[2] = 0
+    with torch.no_grad():
+        theirs[1][2] = 0
+    ours[0].requires_grad = False
+    loss = penalty(ours, 0.01)
+    expected = 0.01 * sum(q.abs().pow(order).sum() for q in theirs)
+    expected.backward()
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    assert loss.dtype == np.dtype(dtype) and loss.shape == () and loss.requires_grad
+    np.testing.assert_allclose(loss.numpy(), expected.detach().numpy(), rtol=tolerance)
+    loss.backward()
+    assert ours[0].grad is None
+    for p, q in zip(ours[1:], theirs[1:], strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-6, atol=0)
+    was = _C.set_grad_enabled(False)
+    assert not penalty(ours, 0.01).requires_grad
+    _C.set_grad_enabled(was)
+
+
+def test_penalty_errors():
+    p = fastnn.Parameter(np.ones(3, np.float32))
+    with pytest.raises(TypeError, match="l1_penalty: parameters holds a str"):
+        utils.l1_penalty(["x"], 0.1)
+    with pytest.raises(ValueError, match="no parameters"):
+        utils.l2_penalty([], 0.1)
+    with pytest.raises(ValueError, match="one dtype"):
+        utils.l2_penalty([p, fastnn.Parameter(np.ones(3))], 0.1)
