@@ -318,6 +318,10 @@ Dims broadcast_shapes(const char* op, const Dims& a, const Dims& b) {
 }
 
 Array broadcast_to(const Array& a, const Dims& shape) {
+  bool fits = a.ndim() <= shape.n;
+  for (int i = 0; fits && i < a.ndim(); ++i)
+    fits = a.size(i) == 1 || a.size(i) == shape[shape.n - a.ndim() + i];
+  require<ValueError>(fits, "shape ", a.shape, " does not broadcast to ", shape);
   Dims s = Dims::filled(shape.n, 0);
   for (int i = 0; i < a.ndim(); ++i) {
     int j = shape.n - a.ndim() + i;

@@ -9,6 +9,7 @@
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 #include "ops/optimizer.h"
+#include "ops/pooling.h"
 #include "ops/probe.h"
 #include "parallel.h"
 #include "python/fastcall.h"
@@ -37,6 +38,30 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::activation>(m, "activation", "function, input, a, b");
   ok &= add<ops::activation_backward>(m, "activation_backward", "function, saved, grad, a, b");
   // pooling
+  ok &= add<ops::is_channels_last>(m, "is_channels_last", "input");
+  ok &= add<ops::max_pool2d>(m, "max_pool2d", "input, kernel_size, stride, padding, dilation, ceil_mode");
+  ok &= add<ops::max_pool2d_positions>(m, "max_pool2d_positions",
+                                       "input, kernel_size, stride, padding, dilation, ceil_mode");
+  ok &= add<ops::max_pool2d_indices>(
+      m, "max_pool2d_indices",
+      "position, input_shape, channels_last, kernel_size, stride, padding, dilation, ceil_mode");
+  ok &= add<ops::max_pool2d_backward>(
+      m, "max_pool2d_backward",
+      "grad, position, input_shape, channels_last, kernel_size, stride, padding, dilation, ceil_mode");
+  ok &= add<ops::adaptive_max_pool2d>(m, "adaptive_max_pool2d", "input, output_size");
+  ok &= add<ops::adaptive_max_pool2d_positions>(m, "adaptive_max_pool2d_positions", "input, output_size");
+  ok &= add<ops::adaptive_max_pool2d_indices>(m, "adaptive_max_pool2d_indices",
+                                              "position, input_shape, channels_last, output_size");
+  ok &= add<ops::adaptive_max_pool2d_backward>(m, "adaptive_max_pool2d_backward",
+                                               "grad, position, input_shape, channels_last, output_size");
+  ok &= add<ops::avg_pool2d>(
+      m, "avg_pool2d", "input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override");
+  ok &= add<ops::avg_pool2d_backward>(m, "avg_pool2d_backward",
+                                      "grad, input_shape, channels_last, kernel_size, stride, padding, ceil_mode, "
+                                      "count_include_pad, divisor_override");
+  ok &= add<ops::adaptive_avg_pool2d>(m, "adaptive_avg_pool2d", "input, output_size");
+  ok &= add<ops::adaptive_avg_pool2d_backward>(m, "adaptive_avg_pool2d_backward",
+                                               "grad, input_shape, channels_last, output_size");
   // softmax
   // loss
   // dropout

@@ -87,5 +87,22 @@ struct AdamStep {
   double shrink;        // the parameter is multiplied by it first: 1 - lr weight_decay for AdamW, else 1
   bool maximize;
 };
+// One axis of a pooling. Window o starts at o * stride - padding and has `taps` taps, `dilation` apart; where stride is 0
+// (adaptive) it is floor(o * input / output) up to ceil((o + 1) * input / output), and `taps` bounds their length.
+struct PoolAxis {
+  int64_t input, output, taps, stride, padding, dilation;
+};
+// Windows first, first + step, ..., last read an input coordinate.
+struct PoolCover {
+  int64_t first, last, step;
+};
+// A position is row tap * w.taps + column tap, in uint8_t, or in int32_t if `wide`; all ones in a window without taps.
+struct Pool {
+  PoolAxis h, w;
+  int64_t channels;        // of channels_last data
+  bool wide;
+  bool count_include_pad;  // averages: divide by the taps inside of the padded image
+  double divisor;          // averages: divide by this instead, if not 0
+};
 
 }  // namespace fastnn

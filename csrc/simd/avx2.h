@@ -133,5 +133,46 @@ FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_
 
 FASTNN_INLINE void stream(F a, float* p) { _mm256_stream_ps(p, a.v); }
 
+FASTNN_INLINE void deinterleave(F a, F b, F* even, F* odd) {
+  __m256 e = _mm256_shuffle_ps(a.v, b.v, 0x88), o = _mm256_shuffle_ps(a.v, b.v, 0xdd);
+  *even = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(e), 0xd8));
+  *odd = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(o), 0xd8));
+}
+FASTNN_INLINE void interleave(F even, F odd, F* a, F* b) {
+  __m256 lo = _mm256_unpacklo_ps(even.v, odd.v), hi = _mm256_unpackhi_ps(even.v, odd.v);
+  *a = _mm256_permute2f128_ps(lo, hi, 0x20);
+  *b = _mm256_permute2f128_ps(lo, hi, 0x31);
+}
+FASTNN_INLINE void load_integers(const uint8_t* p, Full, F* v) {
+  *v = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+}
+FASTNN_INLINE void load_integers(const uint8_t* p, int n, F* v) {
+  uint64_t bytes = 0;
+  for (int i = 0; i < n; ++i) bytes |= uint64_t(p[i]) << (8 * i);
+  *v = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(bytes))));
+}
+FASTNN_INLINE void load_integers(const int32_t* p, Full, F* v) {
+  *v = _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)p));
+}
+FASTNN_INLINE void load_integers(const int32_t* p, int n, F* v) {
+  *v = _mm256_cvtepi32_ps(_mm256_maskload_epi32(p, F::first(n)));
+}
+FASTNN_INLINE __m128i to_bytes(F v) {
+  __m256i i = _mm256_cvttps_epi32(v.v);
+  __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+  return _mm_packus_epi16(words, words);
+}
+FASTNN_INLINE void store_integers(F v, uint8_t* p, Full) { _mm_storel_epi64((__m128i*)p, to_bytes(v)); }
+FASTNN_INLINE void store_integers(F v, uint8_t* p, int n) {
+  uint64_t bytes = uint64_t(_mm_cvtsi128_si64(to_bytes(v)));
+  for (int i = 0; i < n; ++i) p[i] = uint8_t(bytes >> (8 * i));
+}
+FASTNN_INLINE void store_integers(F v, int32_t* p, Full) {
+  _mm256_storeu_si256((__m256i*)p, _mm256_cvttps_epi32(v.v));
+}
+FASTNN_INLINE void store_integers(F v, int32_t* p, int n) {
+  _mm256_maskstore_epi32(p, F::first(n), _mm256_cvttps_epi32(v.v));
+}
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

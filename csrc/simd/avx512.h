@@ -122,5 +122,38 @@ FASTNN_INLINE int32_t sum(Sums a) { return _mm512_reduce_add_epi32(a.v); }
 FASTNN_INLINE Sums dot_bytes(Sums a, Sums b, Sums acc) { return _mm512_dpbusd_epi32(acc.v, a.v, b.v); }
 #endif
 
+FASTNN_INLINE void deinterleave(F a, F b, F* even, F* odd) {
+  const __m512i e = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i o = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  *even = _mm512_permutex2var_ps(a.v, e, b.v);
+  *odd = _mm512_permutex2var_ps(a.v, o, b.v);
+}
+FASTNN_INLINE void interleave(F even, F odd, F* a, F* b) {
+  const __m512i lo = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i hi = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  *a = _mm512_permutex2var_ps(even.v, lo, odd.v);
+  *b = _mm512_permutex2var_ps(even.v, hi, odd.v);
+}
+FASTNN_INLINE void load_integers(const uint8_t* p, Full, F* v) {
+  *v = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
+FASTNN_INLINE void load_integers(const uint8_t* p, int n, F* v) {
+  *v = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(F::first(n), p)));
+}
+FASTNN_INLINE void load_integers(const int32_t* p, Full, F* v) { *v = _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+FASTNN_INLINE void load_integers(const int32_t* p, int n, F* v) {
+  *v = _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(F::first(n), p));
+}
+FASTNN_INLINE void store_integers(F v, uint8_t* p, Full) {
+  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v.v)));
+}
+FASTNN_INLINE void store_integers(F v, uint8_t* p, int n) {
+  _mm_mask_storeu_epi8(p, F::first(n), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v.v)));
+}
+FASTNN_INLINE void store_integers(F v, int32_t* p, Full) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(v.v)); }
+FASTNN_INLINE void store_integers(F v, int32_t* p, int n) {
+  _mm512_mask_storeu_epi32(p, F::first(n), _mm512_cvttps_epi32(v.v));
+}
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -180,5 +180,32 @@ FASTNN_INLINE int append_nonzero(Vec<float> a, int n, int32_t base, float* value
 
 FASTNN_INLINE void stream(Vec<float> a, float* p) { a.store(p); }
 
+template <class T> FASTNN_INLINE void deinterleave(Vec<T> a, Vec<T> b, Vec<T>* even, Vec<T>* odd) {
+  constexpr int half = Vec<T>::kLanes / 2;
+  for (int i = 0; i < half; ++i) {
+    even->v[i] = a.v[2 * i], even->v[half + i] = b.v[2 * i];
+    odd->v[i] = a.v[2 * i + 1], odd->v[half + i] = b.v[2 * i + 1];
+  }
+}
+template <class T> FASTNN_INLINE void interleave(Vec<T> even, Vec<T> odd, Vec<T>* a, Vec<T>* b) {
+  constexpr int half = Vec<T>::kLanes / 2;
+  for (int i = 0; i < half; ++i) {
+    a->v[2 * i] = even.v[i], a->v[2 * i + 1] = odd.v[i];
+    b->v[2 * i] = even.v[half + i], b->v[2 * i + 1] = odd.v[half + i];
+  }
+}
+template <class I, class T> FASTNN_INLINE void load_integers(const I* p, int n, Vec<T>* v) {
+  for (int i = 0; i < Vec<T>::kLanes; ++i) v->v[i] = i < n ? T(p[i]) : T(0);
+}
+template <class I, class T> FASTNN_INLINE void load_integers(const I* p, Full, Vec<T>* v) {
+  load_integers(p, Vec<T>::kLanes, v);
+}
+template <class I, class T> FASTNN_INLINE void store_integers(Vec<T> v, I* p, int n) {
+  for (int i = 0; i < n; ++i) p[i] = I(v.v[i]);
+}
+template <class I, class T> FASTNN_INLINE void store_integers(Vec<T> v, I* p, Full) {
+  store_integers(v, p, Vec<T>::kLanes);
+}
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

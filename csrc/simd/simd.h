@@ -9,6 +9,8 @@
 //   floor, any(mask), sum(v), max_of(v), min_of(v), scale2(v, n) = v * 2^n for integral n in [-300, 300], split2(v, &e):
 //   v = m * 2^e with m in [0.5, 1) for normal positive v.
 // Vec8 is eight floats on every ISA (load, store, +, fma); append_nonzero(v, n, base, values, positions) compacts lanes.
+//   deinterleave(a, b, &even, &odd): the even and odd elements of the 2 * kLanes in a, b; interleave(even, odd, &a, &b)
+//   puts them back. load_integers(p, lanes, &v) and store_integers(v, p, lanes) convert from and to uint8_t and int32_t.
 #pragma once
 #include <cstddef>
 #include <cstdint>

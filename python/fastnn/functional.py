@@ -5,3 +5,6 @@ from .ops.conv2d import conv2d
 from .ops.matmul import linear, matmul
 
 __all__ = ["conv2d", "linear", "matmul", "relu"]
+from .ops.pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
+
+__all__ = ["adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d", "relu"]
