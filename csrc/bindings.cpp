@@ -9,6 +9,7 @@
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 #include "ops/probe.h"
+#include "ops/softmax.h"
 #include "parallel.h"
 #include "python/fastcall.h"
 #include "python/tape.h"
@@ -37,6 +38,10 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::activation_backward>(m, "activation_backward", "function, saved, grad, a, b");
   // pooling
   // softmax
+  ok &= add<ops::softmax>(m, "softmax", "input, dim");
+  ok &= add<ops::softmax_backward>(m, "softmax_backward", "output, grad, dim");
+  ok &= add<ops::log_softmax>(m, "log_softmax", "input, dim");
+  ok &= add<ops::log_softmax_backward>(m, "log_softmax_backward", "output, grad, dim");
   // loss
   // dropout
   // matmul

@@ -133,5 +133,6 @@ FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_
 
 FASTNN_INLINE void stream(F a, float* p) { _mm256_stream_ps(p, a.v); }
 
+FASTNN_INLINE F head(F v, int n, F rest) { return _mm256_blendv_ps(rest.v, v.v, _mm256_castsi256_ps(F::first(n))); }
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

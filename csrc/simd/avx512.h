@@ -122,5 +122,6 @@ FASTNN_INLINE int32_t sum(Sums a) { return _mm512_reduce_add_epi32(a.v); }
 FASTNN_INLINE Sums dot_bytes(Sums a, Sums b, Sums acc) { return _mm512_dpbusd_epi32(acc.v, a.v, b.v); }
 #endif
 
+FASTNN_INLINE F head(F v, int n, F rest) { return _mm512_mask_blend_ps(F::first(n), rest.v, v.v); }
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -180,5 +180,9 @@ FASTNN_INLINE int append_nonzero(Vec<float> a, int n, int32_t base, float* value
 
 FASTNN_INLINE void stream(Vec<float> a, float* p) { a.store(p); }
 
+template <class T> FASTNN_INLINE Vec<T> head(Vec<T> v, int n, Vec<T> rest) {
+  for (int i = n; i < Vec<T>::kLanes; ++i) v.v[i] = rest.v[i];
+  return v;
+}
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA
