@@ -7,10 +7,11 @@ namespace fastnn::ops {
 namespace {
 
 // In the order of the enum.
-constexpr std::string_view kNames[] = {"none",        "relu",     "relu6",    "leaky_relu", "elu",  "gelu",
-                                       "gelu_tanh",   "silu",     "mish",     "sigmoid",    "tanh", "hardswish",
-                                       "hardsigmoid", "hardtanh", "softplus", "softsign",   "exp",  "expm1",
-                                       "log",         "log1p",    "sqrt",     "abs",        "neg"};
+constexpr std::string_view kNames[] = {
+    "none", "relu",    "relu6", "leaky_relu", "elu",         "gelu",     "gelu_tanh", "silu",
+    "mish", "sigmoid", "tanh",  "hardswish",  "hardsigmoid", "hardtanh", "softplus",  "softsign",
+    "exp",  "expm1",   "log",   "log1p",      "sqrt",        "abs",      "neg",
+};
 
 // Calls fn(first byte, number of elements) for chunks that begin at whole vectors: an element is then computed by the
 // same code, whatever the number of threads.

@@ -1,7 +1,8 @@
 """softmax and log_softmax along one dimension, input (...) -> (...), in float32, bfloat16, float16 and float64.
 
 The maximum is subtracted first, so no finite input overflows. A distribution that contains NaN or +inf, or nothing but
--inf, comes out as NaN, as in torch. Sums are in float32 (float64 for float64) in an order that depends on the shape only.
+-inf, comes out as NaN, as in torch. Sums are in float32 (float64 for float64), in an order
+that depends on the shape only.
 """
 
 from __future__ import annotations
