@@ -2,12 +2,11 @@
 
 import warnings
 
+import fastnn
+import fastnn.functional as F
 import ml_dtypes
 import numpy as np
 import pytest
-
-import fastnn
-import fastnn.functional as F
 from fastnn import _C, reference
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
