@@ -11,6 +11,7 @@
 #include "ops/optimizer.h"
 #include "ops/pooling.h"
 #include "ops/probe.h"
+#include "ops/softmax.h"
 #include "parallel.h"
 #include "python/fastcall.h"
 #include "python/tape.h"
@@ -63,6 +64,10 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::adaptive_avg_pool2d_backward>(m, "adaptive_avg_pool2d_backward",
                                                "grad, input_shape, channels_last, output_size");
   // softmax
+  ok &= add<ops::softmax>(m, "softmax", "input, dim");
+  ok &= add<ops::softmax_backward>(m, "softmax_backward", "output, grad, dim");
+  ok &= add<ops::log_softmax>(m, "log_softmax", "input, dim");
+  ok &= add<ops::log_softmax_backward>(m, "log_softmax_backward", "output, grad, dim");
   // loss
   // dropout
   // matmul

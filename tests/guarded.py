@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-import numpy as np
-
 import fastnn
+import numpy as np
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PAGE = mmap.PAGESIZE

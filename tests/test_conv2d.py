@@ -1,13 +1,11 @@
 """conv2d against float64: every ISA, dtype, layout and algorithm, forward and backward."""
 
+import fastnn
+import fastnn.functional as F
 import ml_dtypes
 import numpy as np
 import pytest
-
-import fastnn
-import fastnn.functional as F
 from fastnn import _C, reference
-
 from guarded import channels_last, guarded, poison
 
 torch = pytest.importorskip("torch")
@@ -87,7 +85,9 @@ def test_dtypes(isa, rng, case, dtype):
 
 
 @pytest.mark.parametrize("layout", ["row major", "channels last"])
-@pytest.mark.parametrize("case", ["lenet conv1", "lenet conv2", "3x3", "stride", "padding beyond kernel", "many images"])
+@pytest.mark.parametrize(
+    "case", ["lenet conv1", "lenet conv2", "3x3", "stride", "padding beyond kernel", "many images"]
+)
 def test_gradient_that_is_mostly_zero(isa, rng, case, layout):
     x, w, b, arguments = make(rng, case, "float32")
     x = channels_last(x) if layout == "channels last" else x
@@ -110,7 +110,9 @@ def test_infinity_times_zero_in_a_sparse_gradient(isa, rng):
     np.testing.assert_array_equal(np.isnan(leaves[1].grad.numpy()), np.isnan(dw))
 
 
-@pytest.mark.parametrize("sizes", [(5, 5), (4, 9), (5, 10), (3, 11), (8, 17), (5, 18), (4, 19), (5, 33), (3, 34), (4, 35)])
+@pytest.mark.parametrize(
+    "sizes", [(5, 5), (4, 9), (5, 10), (3, 11), (8, 17), (5, 18), (4, 19), (5, 33), (3, 34), (4, 35)]
+)
 @pytest.mark.parametrize("channels", [1, 6, 17, 33])
 def test_edge_sizes_on_guarded_memory(isa, rng, sizes, channels):
     x = rng.standard_normal((2, 3, *sizes)).astype("float32")
@@ -160,8 +162,13 @@ def test_layouts_and_types_of_the_result(rng):
     wanted = reference.conv2d(x, w, b, *arguments)
     assert relative_error(F.conv2d(x[0], w, b, *arguments), wanted[0]) < 3e-6
     strided = np.repeat(x, 2, axis=3)[:, :, :, ::2][::-1]
-    assert relative_error(F.conv2d(strided, w[::-1, :, ::-1], b, *arguments),
-                          reference.conv2d(strided, w[::-1, :, ::-1], b, *arguments)) < 3e-6
+    assert (
+        relative_error(
+            F.conv2d(strided, w[::-1, :, ::-1], b, *arguments),
+            reference.conv2d(strided, w[::-1, :, ::-1], b, *arguments),
+        )
+        < 3e-6
+    )
 
 
 def test_unbatched_backward(rng):

@@ -4,7 +4,13 @@
 
 namespace fastnn {
 
-enum class Activation : int { none, relu };
+// Functors stand in simd/activation.h, names in ops/activation.cpp.
+enum class Activation : int {
+  none, relu, relu6, leaky_relu, elu, gelu, gelu_tanh, silu, mish, sigmoid, tanh, hardswish, hardsigmoid, hardtanh,
+  softplus, softsign, exp, expm1, log, log1p, sqrt, abs, neg
+};
+
+constexpr int kSoftmaxColumns = 128;  // columns that softmax does together: their state stays in L1
 
 // The register tile of an ISA: at most `rows` rows by 2 * `lanes` columns.
 struct TileShape {

@@ -6,33 +6,56 @@
 namespace fastnn::ops {
 namespace {
 
-Activation parse(std::string_view f) {
-  if (f == "relu") return Activation::relu;
-  throw ValueError(message("activation: unknown function '", f, "'"));
+// In the order of the enum.
+constexpr std::string_view kNames[] = {
+    "none", "relu",    "relu6", "leaky_relu", "elu",         "gelu",     "gelu_tanh", "silu",
+    "mish", "sigmoid", "tanh",  "hardswish",  "hardsigmoid", "hardtanh", "softplus",  "softsign",
+    "exp",  "expm1",   "log",   "log1p",      "sqrt",        "abs",      "neg",
+};
+
+// Calls fn(first byte, number of elements) for chunks that begin at whole vectors: an element is then computed by the
+// same code, whatever the number of threads.
+template <class Fn>
+void for_chunks(const Array& x, Fn&& fn) {
+  constexpr int64_t kBlock = 64, kGrain = 16384;
+  int64_t n = x.numel(), item = int64_t(size_of(x.dtype));
+  if (n <= kGrain) {
+    if (n) fn(int64_t(0), n);
+    return;
+  }
+  parallel_for((n + kBlock - 1) / kBlock, kGrain / kBlock, [&](int64_t begin, int64_t end) {
+    int64_t first = begin * kBlock, last = end * kBlock < n ? end * kBlock : n;
+    fn(first * item, last - first);
+  });
 }
 
 }  // namespace
 
+Activation parse_activation(const char* op, std::string_view name) {
+  for (size_t i = 0; i < std::size(kNames); ++i)
+    if (name == kNames[i]) return Activation(i);
+  throw ValueError(message(op, ": '", name, "' is not the name of an activation"));
+}
+
 Array activation(std::string_view f, const Array& x, double a, double b) {
-  Activation kind = parse(f);
-  require<NotImplementedError>(is_float(x.dtype), f, ": dtype ", name(x.dtype), " is not supported; expected a floating dtype");
+  Activation kind = parse_activation("activation", f);
+  require<NotImplementedError>(is_float(x.dtype), f, ": input has dtype ", name(x.dtype),
+                               "; expected float32, bfloat16, float16 or float64");
   Array in = x.dense(), y = Array::empty_like(in);
   auto kernel = kernels().activation.activation_forward[x.dtype];
-  size_t item = size_of(x.dtype);
-  parallel_for(in.numel(), 16384, [&](int64_t begin, int64_t end) {
-    kernel(kind, in.data + begin * item, y.data + begin * item, end - begin, a, b);
-  });
+  for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, y.data + at, n, a, b); });
   return y;
 }
 
 Array activation_backward(std::string_view f, const Array& saved, const Array& dy, double a, double b) {
-  Activation kind = parse(f);
+  Activation kind = parse_activation("activation_backward", f);
+  require<NotImplementedError>(is_float(saved.dtype), f, ": input has dtype ", name(saved.dtype),
+                               "; expected float32, bfloat16, float16 or float64");
+  require<ValueError>(dy.shape == saved.shape && dy.dtype == saved.dtype, f, ": gradient has shape ", dy.shape,
+                      " and dtype ", name(dy.dtype), "; expected ", saved.shape, " and ", name(saved.dtype));
   Array in = saved.dense(), g = dy.with_layout_of(in), dx = Array::empty_like(in);
   auto kernel = kernels().activation.activation_backward[in.dtype];
-  size_t item = size_of(in.dtype);
-  parallel_for(in.numel(), 16384, [&](int64_t begin, int64_t end) {
-    kernel(kind, in.data + begin * item, g.data + begin * item, dx.data + begin * item, end - begin, a, b);
-  });
+  for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, g.data + at, dx.data + at, n, a, b); });
   return dx;
 }
 

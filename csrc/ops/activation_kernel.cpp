@@ -1,23 +1,19 @@
 #include "../dispatch.h"
-#include "../simd/simd.h"
+#include "../simd/activation.h"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-struct Relu {
-  template <class V> static FASTNN_INLINE V f(V x, V, V) { return max(V(0.0f), x); }
-  template <class V> static FASTNN_INLINE V df(V y, V dy, V, V) { return select(y > V(0.0f), dy, V(0.0f)); }
-};
-
+// Each function has a loop of its own, out of line: one body with all of them would be too large to optimise well.
 template <class Fn, class T>
-FASTNN_INLINE void forward(const T* x, T* y, int64_t n, double a, double b) {
+__attribute__((noinline)) void forward(const T* x, T* y, int64_t n, double a, double b) {
   using V = Compute<T>;
   V va = V(Scalar<T>(a)), vb = V(Scalar<T>(b));
   for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(x + i, lanes), va, vb), y + i, lanes); });
 }
 
 template <class Fn, class T>
-FASTNN_INLINE void backward(const T* s, const T* dy, T* dx, int64_t n, double a, double b) {
+__attribute__((noinline)) void backward(const T* s, const T* dy, T* dx, int64_t n, double a, double b) {
   using V = Compute<T>;
   V va = V(Scalar<T>(a)), vb = V(Scalar<T>(b));
   for_lanes<V>(n, [&](int64_t i, auto lanes) {
@@ -27,29 +23,22 @@ FASTNN_INLINE void backward(const T* s, const T* dy, T* dx, int64_t n, double a,
 
 template <class T>
 void activation_forward(Activation f, const void* x, void* y, int64_t n, double a, double b) {
-  auto* px = static_cast<const T*>(x);
-  auto* py = static_cast<T*>(y);
-  switch (f) {
-    case Activation::relu: return forward<Relu>(px, py, n, a, b);
-    default: return;
-  }
+  visit_activation(f, [&](auto fn) { forward<decltype(fn)>(static_cast<const T*>(x), static_cast<T*>(y), n, a, b); });
 }
 
 template <class T>
 void activation_backward(Activation f, const void* s, const void* dy, void* dx, int64_t n, double a, double b) {
-  auto* ps = static_cast<const T*>(s);
-  auto* pg = static_cast<const T*>(dy);
-  auto* px = static_cast<T*>(dx);
-  switch (f) {
-    case Activation::relu: return backward<Relu>(ps, pg, px, n, a, b);
-    default: return;
-  }
+  visit_activation(f, [&](auto fn) {
+    backward<decltype(fn)>(static_cast<const T*>(s), static_cast<const T*>(dy), static_cast<T*>(dx), n, a, b);
+  });
 }
 
 }  // namespace
 
 #define FASTNN_FAMILY_INC "activation.inc"
-#define FASTNN_FAMILY_TABLE extern const ActivationKernels activation_kernels; const ActivationKernels activation_kernels
+#define FASTNN_FAMILY_TABLE                          \
+  extern const ActivationKernels activation_kernels; \
+  const ActivationKernels activation_kernels
 #include "../kernels/fill.h"
 
 }  // namespace fastnn::FASTNN_ISA

@@ -6,8 +6,8 @@
 #include "../dispatch.h"
 #include "../float_mode.h"
 #include "../parallel.h"
+#include "activation.h"
 #include "gemm.h"
-#include "matmul.h"
 
 namespace fastnn::conv {
 namespace {
@@ -259,7 +259,7 @@ Array conv2d(const Array& x_in, const Array& weight_in, const std::optional<Arra
     return conv::without_batch(conv2d(conv::with_batch(x_in), weight_in, bias, stride, padding, dilation, groups, activation, r));
   }
   conv::Geometry g = conv::geometry(x_in, weight_in, stride, padding, dilation, groups);
-  Activation f = parse_epilogue("conv2d", activation);
+  Activation f = parse_activation("conv2d", activation);
   Dims shape{g.n, g.oc, g.oh, g.ow};
   Array bias_values;
   if (bias) {

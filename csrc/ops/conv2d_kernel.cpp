@@ -1,4 +1,5 @@
 #include "../dispatch.h"
+#include "../simd/activation.h"
 #include "../simd/simd.h"
 
 namespace fastnn::FASTNN_ISA {
@@ -17,7 +18,7 @@ constexpr int kChannels = 6, kVectors = 1, kTaps = 3, kWeightChannels = 2, kMaxT
 
 template <class V>
 FASTNN_INLINE V activate(Activation f, V x) {
-  return f == Activation::relu ? max(V(0.0f), x) : x;
+  return apply_activation(f, x, V(0.0f), V(0.0f));
 }
 
 template <class T>

@@ -1,4 +1,5 @@
 #include "../dispatch.h"
+#include "../simd/activation.h"
 #include "../simd/simd.h"
 #include "../simd/transpose.h"
 
@@ -70,7 +71,7 @@ FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, S* buffer) {
 
 template <class V>
 FASTNN_INLINE V activate(Activation f, V x) {
-  return f == Activation::relu ? max(V(0.0f), x) : x;
+  return apply_activation(f, x, V(0.0f), V(0.0f));
 }
 
 // Bias, residual, activation, and the store of the buffer. Rows or columns of c are contiguous, or neither.

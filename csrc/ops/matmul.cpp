@@ -5,6 +5,7 @@
 
 #include "../dispatch.h"
 #include "../parallel.h"
+#include "activation.h"
 #include "gemm.h"
 
 namespace fastnn::ops {
@@ -33,12 +34,6 @@ Dims with_last(const Dims& shape, int64_t last) {
 }
 
 }  // namespace
-
-Activation parse_epilogue(const char* op, std::string_view name) {
-  if (name == "none") return Activation::none;
-  if (name == "relu") return Activation::relu;
-  throw NotImplementedError(message(op, ": activation '", name, "' cannot be fused; expected None or 'relu'"));
-}
 
 Array matmul(const Array& a_in, const Array& b_in) {
   check_dtypes("matmul", a_in, "other", b_in);
@@ -100,7 +95,7 @@ Array linear(const Array& x, const Array& weight, const std::optional<Array>& bi
                       " but weight has shape ", weight.shape, "; expected input of shape (..., ", weight.size(1), ")");
   int64_t n = weight.size(0), k = weight.size(1);
   Epilogue e;
-  e.activation = parse_epilogue("linear", activation);
+  e.activation = parse_activation("linear", activation);
   Array bias_values, residual_values;
   if (bias) {
     check_dtypes("linear", x, "bias", *bias);

@@ -5,7 +5,6 @@
 #include <tuple>
 
 #include "../array.h"
-#include "../kernels/types.h"
 
 namespace fastnn::ops {
 
@@ -18,8 +17,6 @@ Array linear(const Array& x, const Array& weight, const std::optional<Array>& bi
 std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> linear_backward(
     const Array& grad, const Array& x, const Array& weight, bool need_x, bool need_weight, bool need_bias);
 
-// The fused epilogues that `activation=` names: "none", "relu".
-Activation parse_epilogue(const char* op, std::string_view name);
 // Sum of x (rows, cols) over the rows, in one fixed order for any number of threads.
 Array sum_columns(const Array& x);
 

@@ -1,13 +1,154 @@
 #include "../dispatch.h"
-#include "../simd/simd.h"
+#include "../simd/math.h"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
+constexpr float kInfinity = __builtin_inff();
+
+// NaN needs no care in the maximum: exp(NaN - max) makes the sum, and with it the whole row, NaN. So does a row of
+// -inf alone, or one with +inf: -inf - -inf and inf - inf are NaN.
+
+// ---- rows: one distribution is contiguous ----------------------------------------------------------------------
+
+template <class T>
+FASTNN_INLINE Compute<T> row_max(const T* x, int64_t n) {
+  using V = Compute<T>;
+  V top = V(-kInfinity);
+  for_lanes<V>(n, [&](int64_t i, auto lanes) { top = max(top, head(load<V>(x + i, lanes), lanes, V(-kInfinity))); });
+  return V(max_of(top));
+}
+
+template <class T>
+void softmax_row(const T* x, T* y, int64_t n) {
+  using V = Compute<T>;
+  // Where y has the precision of the arithmetic it holds the exponentials; else they are computed twice.
+  constexpr bool keep = sizeof(T) == sizeof(Scalar<T>);
+  V top = row_max(x, n), total = V(0.0f);
+  for_lanes<V>(n, [&](int64_t i, auto lanes) {
+    V e = exp(load<V>(x + i, lanes) - top);
+    if (keep) store(e, y + i, lanes);
+    total = total + head(e, lanes, V(0.0f));
+  });
+  V scale = V(1.0f) / V(sum(total));
+  for_lanes<V>(n, [&](int64_t i, auto lanes) {
+    V e = keep ? load<V>(y + i, lanes) : exp(load<V>(x + i, lanes) - top);
+    store(e * scale, y + i, lanes);
+  });
+}
+
+template <class T>
+void log_softmax_row(const T* x, T* y, int64_t n) {
+  using V = Compute<T>;
+  V top = row_max(x, n), total = V(0.0f);
+  for_lanes<V>(n,
+               [&](int64_t i, auto lanes) { total = total + head(exp(load<V>(x + i, lanes) - top), lanes, V(0.0f)); });
+  V shift = log(V(sum(total)));
+  for_lanes<V>(n, [&](int64_t i, auto lanes) { store((load<V>(x + i, lanes) - top) - shift, y + i, lanes); });
+}
+
+template <class T>
+void softmax_rows(bool log, const void* x, void* y, int64_t rows, int64_t n) {
+  auto* px = static_cast<const T*>(x);
+  auto* py = static_cast<T*>(y);
+  for (int64_t r = 0; r < rows; ++r, px += n, py += n) {
+    if (log)
+      log_softmax_row(px, py, n);
+    else
+      softmax_row(px, py, n);
+  }
+}
+
+template <class T>
+void softmax_rows_backward(bool log, const void* y, const void* dy, void* dx, int64_t rows, int64_t n) {
+  using V = Compute<T>;
+  auto* py = static_cast<const T*>(y);
+  auto* pg = static_cast<const T*>(dy);
+  auto* px = static_cast<T*>(dx);
+  for (int64_t r = 0; r < rows; ++r, py += n, pg += n, px += n) {
+    V total = V(0.0f);
+    for_lanes<V>(n, [&](int64_t i, auto lanes) {  // lanes above the tail load as zero
+      V g = load<V>(pg + i, lanes);
+      total = log ? total + g : fma(load<V>(py + i, lanes), g, total);
+    });
+    total = V(sum(total));
+    for_lanes<V>(n, [&](int64_t i, auto lanes) {
+      V out = load<V>(py + i, lanes), g = load<V>(pg + i, lanes);
+      store(log ? g - exp(out) * total : out * (g - total), px + i, lanes);
+    });
+  }
+}
+
+// ---- columns: neighbours in memory belong to different distributions -------------------------------------------
+
+template <class T>
+struct alignas(64) ColumnState {
+  Scalar<T> of[kSoftmaxColumns];
+};
+
+// state[c] = step(state[c], element i of column c, ...) for all i.
+template <class T, class Step>
+FASTNN_INLINE void fold(ColumnState<T>& state, int64_t n, int64_t stride, int64_t columns, Step&& step) {
+  using V = Compute<T>;
+  for (int64_t i = 0; i < n; ++i)
+    for_lanes<V>(columns, [&](int64_t c, auto lanes) {
+      store(step(load<V>(state.of + c, lanes), i * stride + c, c, lanes), state.of + c, lanes);
+    });
+}
+
+template <class T>
+void softmax_columns(bool log, const void* x, void* y, int64_t n, int64_t stride, int64_t columns) {
+  using V = Compute<T>;
+  auto* px = static_cast<const T*>(x);
+  auto* py = static_cast<T*>(y);
+  ColumnState<T> top, total;
+  for (int c = 0; c < columns; ++c) {
+    top.of[c] = -kInfinity;
+    total.of[c] = 0;
+  }
+  fold<T>(top, n, stride, columns,
+          [&](V m, int64_t at, int64_t, auto lanes) { return max(m, load<V>(px + at, lanes)); });
+  fold<T>(total, n, stride, columns, [&](V s, int64_t at, int64_t c, auto lanes) {
+    return s + exp(load<V>(px + at, lanes) - load<V>(top.of + c, lanes));
+  });
+  for_lanes<V>(columns, [&](int64_t c, auto lanes) {
+    V s = load<V>(total.of + c, lanes);
+    store(log ? fastnn::FASTNN_ISA::log(s) : V(1.0f) / s, total.of + c, lanes);
+  });
+  for (int64_t i = 0; i < n; ++i)
+    for_lanes<V>(columns, [&](int64_t c, auto lanes) {
+      V shifted = load<V>(px + i * stride + c, lanes) - load<V>(top.of + c, lanes), s = load<V>(total.of + c, lanes);
+      store(log ? shifted - s : exp(shifted) * s, py + i * stride + c, lanes);
+    });
+}
+
+template <class T>
+void softmax_columns_backward(bool log, const void* y, const void* dy, void* dx, int64_t n, int64_t stride,
+                              int64_t columns) {
+  using V = Compute<T>;
+  auto* py = static_cast<const T*>(y);
+  auto* pg = static_cast<const T*>(dy);
+  auto* px = static_cast<T*>(dx);
+  ColumnState<T> total;
+  for (int c = 0; c < columns; ++c) total.of[c] = 0;
+  fold<T>(total, n, stride, columns, [&](V s, int64_t at, int64_t, auto lanes) {
+    V g = load<V>(pg + at, lanes);
+    return log ? s + g : fma(load<V>(py + at, lanes), g, s);
+  });
+  for (int64_t i = 0; i < n; ++i)
+    for_lanes<V>(columns, [&](int64_t c, auto lanes) {
+      V out = load<V>(py + i * stride + c, lanes), g = load<V>(pg + i * stride + c, lanes);
+      V s = load<V>(total.of + c, lanes);
+      store(log ? g - exp(out) * s : out * (g - s), px + i * stride + c, lanes);
+    });
+}
+
 }  // namespace
 
 #define FASTNN_FAMILY_INC "softmax.inc"
-#define FASTNN_FAMILY_TABLE extern const SoftmaxKernels softmax_kernels; const SoftmaxKernels softmax_kernels
+#define FASTNN_FAMILY_TABLE                    \
+  extern const SoftmaxKernels softmax_kernels; \
+  const SoftmaxKernels softmax_kernels
 #include "../kernels/fill.h"
 
 }  // namespace fastnn::FASTNN_ISA

@@ -174,5 +174,6 @@ FASTNN_INLINE void store_integers(F v, int32_t* p, int n) {
   _mm256_maskstore_epi32(p, F::first(n), _mm256_cvttps_epi32(v.v));
 }
 
+FASTNN_INLINE F head(F v, int n, F rest) { return _mm256_blendv_ps(rest.v, v.v, _mm256_castsi256_ps(F::first(n))); }
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -155,5 +155,6 @@ FASTNN_INLINE void store_integers(F v, int32_t* p, int n) {
   _mm512_mask_storeu_epi32(p, F::first(n), _mm512_cvttps_epi32(v.v));
 }
 
+FASTNN_INLINE F head(F v, int n, F rest) { return _mm512_mask_blend_ps(F::first(n), rest.v, v.v); }
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

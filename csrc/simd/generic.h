@@ -207,5 +207,9 @@ template <class I, class T> FASTNN_INLINE void store_integers(Vec<T> v, I* p, Fu
   store_integers(v, p, Vec<T>::kLanes);
 }
 
+template <class T> FASTNN_INLINE Vec<T> head(Vec<T> v, int n, Vec<T> rest) {
+  for (int i = n; i < Vec<T>::kLanes; ++i) v.v[i] = rest.v[i];
+  return v;
+}
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -7,7 +7,7 @@
 //   for bf16 and f16 pointers (rounded to nearest even); + - * / unary -, comparisons < <= > >= == != giving a Mask,
 //   select(mask, a, b), fma(a, b, c) = a * b + c, max(a, b) and min(a, b) (b where either is NaN), abs, sqrt, round,
 //   floor, any(mask), sum(v), max_of(v), min_of(v), scale2(v, n) = v * 2^n for integral n in [-300, 300], split2(v, &e):
-//   v = m * 2^e with m in [0.5, 1) for normal positive v.
+//   v = m * 2^e with m in [0.5, 1) for normal positive v, head(v, n, rest): the first n lanes of v, then those of rest.
 // Vec8 is eight floats on every ISA (load, store, +, fma); append_nonzero(v, n, base, values, positions) compacts lanes.
 //   deinterleave(a, b, &even, &odd): the even and odd elements of the 2 * kLanes in a, b; interleave(even, odd, &a, &b)
 //   puts them back. load_integers(p, lanes, &v) and store_integers(v, p, lanes) convert from and to uint8_t and int32_t.
@@ -59,6 +59,7 @@ template <class V, class T> FASTNN_INLINE V load(const T* p, Full) { return V::l
 template <class V, class T> FASTNN_INLINE V load(const T* p, int n) { return V::load(p, n); }
 template <class V, class T> FASTNN_INLINE void store(V v, T* p, Full) { v.store(p); }
 template <class V, class T> FASTNN_INLINE void store(V v, T* p, int n) { v.store(p, n); }
+template <class V> FASTNN_INLINE V head(V v, Full, V) { return v; }
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

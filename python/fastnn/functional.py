@@ -1,10 +1,77 @@
 """The public functions, with the names, positions, keywords and defaults of torch.nn.functional."""
 
-from .ops.activation import relu
-from .ops.conv2d import conv2d
-from .ops.matmul import linear, matmul
+from .ops.activation import (
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    mish,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+    tanh,
+)
+from .ops.conv2d import (
+    conv2d,
+)
+from .ops.matmul import (
+    linear,
+    matmul,
+)
+from .ops.pooling import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    max_pool2d,
+)
+from .ops.softmax import (
+    log_softmax,
+    softmax,
+)
+from .ops.unary import (
+    abs,
+    exp,
+    expm1,
+    log,
+    log1p,
+    neg,
+    sqrt,
+)
 
-__all__ = ["conv2d", "linear", "matmul", "relu"]
-from .ops.pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
-
-__all__ = ["adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d", "relu"]
+__all__ = [
+    "abs",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "avg_pool2d",
+    "conv2d",
+    "elu",
+    "exp",
+    "expm1",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "linear",
+    "log",
+    "log1p",
+    "log_softmax",
+    "matmul",
+    "max_pool2d",
+    "mish",
+    "neg",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "softsign",
+    "sqrt",
+    "tanh",
+]

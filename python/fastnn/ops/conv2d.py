@@ -42,9 +42,7 @@ def _explicit_padding(padding, weight_shape, stride, dilation):
     return (rows, rows, columns, columns)
 
 
-def conv2d(
-    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, residual=None
-):
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, residual=None):
     """2-d convolution (cross-correlation), with an optional fused residual and activation.
 
     y[n, o, i, j] = f(bias[o] + residual[n, o, i, j]
