@@ -76,6 +76,8 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::linear_backward>(m, "linear_backward", "grad, input, weight, need_input, need_weight, need_bias");
   // conv2d
   ok &= add<ops::conv2d>(m, "conv2d", "input, weight, bias, stride, padding, dilation, groups, activation, residual");
+  ok &= add<ops::conv2d_pool>(m, "conv2d_pool",
+                              "input, weight, bias, stride, padding, dilation, groups, activation, need_positions");
   ok &= add<ops::conv2d_backward>(m, "conv2d_backward",
                                   "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
   // optimizer

@@ -133,7 +133,7 @@ std::optional<Region> view_region(const Array& x, int64_t n, int64_t c0, int64_t
 }
 
 void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, const void* bias, const Array* residual,
-              Activation activation, const Array& out) {
+              Activation activation, const Array& out, uint8_t* position) {
   if (in.size(0) == 0 || p.rows == 0 || p.cols == 0) return;
   FlushSubnormals flush;
   const DType dtype = in.dtype;
@@ -165,6 +165,7 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
   if (images * p.groups < 4 * num_threads() && num_threads() > 1)
     block = std::min(block, std::max(divide_up(kFlopsPerChunk, flops_row),
                                      divide_up(p.rows * images * p.groups, 4 * num_threads())));
+  if (p.pool) block = (block + 1) / 2 * 2;
   const int64_t blocks = divide_up(p.rows, block), tasks = images * p.groups * blocks;
 
   parallel_for(tasks, std::max<int64_t>(1, kFlopsPerChunk / (flops_row * block)), [&](int64_t begin, int64_t end) {
@@ -205,13 +206,15 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
         last = region;
       }
       const int64_t o0 = g * p.out_channels;
-      const int64_t first = n * out.stride(0) + o0 * out.stride(1) + p.offset + y * p.out_row;
+      const int64_t first = n * out.stride(0) + o0 * out.stride(1) + p.offset + (p.pool ? y / 2 : y) * p.out_row;
       const char* w = weight_memory.as<char>() + g * packed;
       const char* group_bias = bias ? static_cast<const char*>(bias) + o0 * scalar : nullptr;
       if (as_pixels) {
         PixelTile t{k,      region.data,          p.step_y * region.row, offsets,  w, out.data + first * item,
                     out.stride(1), p.out_row, cols,                 group_bias, activation};
-        kernel.conv2d.pixel_tile[dtype](t, int(p.out_channels), int(rows));
+        if (p.pool)
+          kernel.conv2d.pixel_tile_pool[dtype](t, int(p.out_channels), int(rows / 2), position ? position + first : nullptr);
+        else kernel.conv2d.pixel_tile[dtype](t, int(p.out_channels), int(rows));
         continue;
       }
       Tile t{};
@@ -222,24 +225,28 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
       t.c_col = out.stride(1);
       t.activation = activation;
       // Rows that follow each other without a gap on both sides are one long row (1x1 kernels).
-      if (p.step_y * region.row == cols * t.a_row && out_row == cols * p.out_col) {
+      if (!p.pool && p.step_y * region.row == cols * t.a_row && out_row == cols * p.out_col) {
         cols *= rows;
         rows = 1;
       }
-      const int64_t tiles = divide_up(cols, shape.rows);
+      // A tile has whole 2x2 windows if they are pooled.
+      const int64_t unit = p.pool ? 2 : 1, units = cols / unit, tiles = divide_up(units, shape.rows / unit);
       for (int64_t j = 0; j < panels; ++j) {
         int64_t wide = std::min(width, p.out_channels - j * width);
         t.b = w + j * width * k * scalar;
         t.b_step = wide <= shape.lanes ? shape.lanes : width;
         t.bias = group_bias ? group_bias + j * width * scalar : nullptr;
-        for (int64_t r = 0; r < rows; ++r)
+        for (int64_t r = 0; r < rows; r += unit)
           for (int64_t i = 0; i < tiles; ++i) {
-            int64_t from = cols * i / tiles, count = cols * (i + 1) / tiles - from;
+            int64_t from = units * i / tiles * unit, count = units * (i + 1) / tiles * unit - from;
             t.a = region.data + (r * p.step_y * region.row + from * t.a_row) * scalar;
-            int64_t to = first + j * width * t.c_col + r * out_row + from * t.c_row;
+            int64_t to = first + j * width * t.c_col + r / unit * out_row + from / unit * t.c_row;
             t.c = out.data + to * item;
             t.residual = residual ? residual->data + to * item : nullptr;
-            kernel.gemm.tile[dtype](t, int(count), int(wide));
+            if (p.pool)
+              kernel.gemm.tile_pool[dtype](t, p.step_y * region.row, int(count), int(wide),
+                                           position ? position + to : nullptr);
+            else kernel.gemm.tile[dtype](t, int(count), int(wide));
           }
       }
     }
@@ -249,6 +256,30 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
 }  // namespace fastnn::conv
 
 namespace fastnn::ops {
+namespace {
+
+// The bias in the compute type, or an empty array.
+Array bias_values(const conv::Geometry& g, const std::optional<Array>& bias) {
+  if (!bias) return Array();
+  require<TypeError>(bias->dtype == g.dtype, "conv2d: input is ", name(g.dtype), " but bias is ", name(bias->dtype));
+  require<ValueError>(bias->ndim() == 1 && bias->size(0) == g.oc, "conv2d: bias has shape ", bias->shape,
+                      "; expected (", g.oc, ",)");
+  Array values = bias->contiguous();
+  return g.dtype == compute_type(g.dtype) ? values : fastnn::astype(values, compute_type(g.dtype));
+}
+
+conv::Pass forward_pass(const conv::Geometry& g, const Array& y) {
+  conv::Pass p{};
+  p.groups = g.groups, p.in_channels = g.cg, p.out_channels = g.og;
+  p.rows = g.oh, p.cols = g.ow, p.step_y = g.sh, p.step_x = g.sw;
+  for (int64_t u = 0; u < g.kh; ++u) p.ty.push_back(u * g.dh - g.top), p.wu.push_back(u * g.kw);
+  for (int64_t v = 0; v < g.kw; ++v) p.tx.push_back(v * g.dw - g.left), p.wv.push_back(v);
+  p.w_in = g.kh * g.kw, p.w_out = g.cg * p.w_in, p.w_group = g.og * p.w_out;
+  p.out_row = y.stride(2), p.out_col = y.stride(3);
+  return p;
+}
+
+}  // namespace
 
 Array conv2d(const Array& x_in, const Array& weight_in, const std::optional<Array>& bias, const Dims& stride,
              const Dims& padding, const Dims& dilation, int64_t groups, std::string_view activation,
@@ -256,38 +287,49 @@ Array conv2d(const Array& x_in, const Array& weight_in, const std::optional<Arra
   if (x_in.ndim() == 3) {
     std::optional<Array> r = residual;
     if (r) r = conv::with_batch(*r);
-    return conv::without_batch(conv2d(conv::with_batch(x_in), weight_in, bias, stride, padding, dilation, groups, activation, r));
+    return conv::without_batch(
+        conv2d(conv::with_batch(x_in), weight_in, bias, stride, padding, dilation, groups, activation, r));
   }
   conv::Geometry g = conv::geometry(x_in, weight_in, stride, padding, dilation, groups);
   Activation f = parse_activation("conv2d", activation);
   Dims shape{g.n, g.oc, g.oh, g.ow};
-  Array bias_values;
-  if (bias) {
-    require<TypeError>(bias->dtype == g.dtype, "conv2d: input is ", name(g.dtype), " but bias is ", name(bias->dtype));
-    require<ValueError>(bias->ndim() == 1 && bias->size(0) == g.oc, "conv2d: bias has shape ", bias->shape,
-                        "; expected (", g.oc, ",)");
-    bias_values = bias->contiguous();
-    if (g.dtype != compute_type(g.dtype)) bias_values = fastnn::astype(bias_values, compute_type(g.dtype));
-  }
+  Array b = bias_values(g, bias);
   if (residual) {
     require<TypeError>(residual->dtype == g.dtype, "conv2d: input is ", name(g.dtype), " but residual is ",
                        name(residual->dtype));
     require<ValueError>(residual->shape == shape, "conv2d: residual has shape ", residual->shape, "; expected ", shape);
   }
-  const bool channels_last = x_in.is_channels_last();
   Array x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
   Array y = g.nhwc ? Array::empty_channels_last(shape, g.dtype) : Array::empty(shape, g.dtype);
   Array residual_values = residual ? residual->with_layout_of(y) : Array();
+  conv::run_pass(forward_pass(g, y), x, g.nhwc, weight, b.data, residual ? &residual_values : nullptr, f, y);
+  return x_in.is_channels_last() && !g.nhwc ? y.channels_last() : y;
+}
 
-  conv::Pass p{};
-  p.groups = groups, p.in_channels = g.cg, p.out_channels = g.og;
-  p.rows = g.oh, p.cols = g.ow, p.step_y = g.sh, p.step_x = g.sw;
-  for (int64_t u = 0; u < g.kh; ++u) p.ty.push_back(u * g.dh - g.top), p.wu.push_back(u * g.kw);
-  for (int64_t v = 0; v < g.kw; ++v) p.tx.push_back(v * g.dw - g.left), p.wv.push_back(v);
-  p.w_in = g.kh * g.kw, p.w_out = g.cg * p.w_in, p.w_group = g.og * p.w_out;
-  p.offset = 0, p.out_row = y.stride(2), p.out_col = y.stride(3);
-  conv::run_pass(p, x, g.nhwc, weight, bias ? bias_values.data : nullptr, residual ? &residual_values : nullptr, f, y);
-  return channels_last && !g.nhwc ? y.channels_last() : y;
+std::tuple<Array, std::optional<Array>> conv2d_pool(const Array& x_in, const Array& weight_in,
+                                                    const std::optional<Array>& bias, const Dims& stride,
+                                                    const Dims& padding, const Dims& dilation, int64_t groups,
+                                                    std::string_view activation, bool need_positions) {
+  conv::Geometry g = conv::geometry(x_in, weight_in, stride, padding, dilation, groups);
+  Activation f = parse_activation("conv2d", activation);
+  require<NotImplementedError>(f <= Activation::relu, "conv2d: ", activation, " cannot be fused with a max-pool; expected relu");
+  require<ValueError>(g.oh >= 2 && g.ow >= 2, "max_pool2d: input of shape ", Dims{g.n, g.oc, g.oh, g.ow},
+                      " is smaller than the window (2, 2)");
+  Dims shape{g.n, g.oc, g.oh / 2, g.ow / 2};
+  Array b = bias_values(g, bias), x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
+  auto make = [&](DType t) { return g.nhwc ? Array::empty_channels_last(shape, t) : Array::empty(shape, t); };
+  Array y = make(g.dtype);
+  std::optional<Array> position;
+  if (need_positions) position = make(DType::u8);
+  conv::Pass p = forward_pass(g, y);
+  p.pool = true;
+  p.rows = g.oh / 2 * 2, p.cols = g.ow / 2 * 2;
+  conv::run_pass(p, x, g.nhwc, weight, b.data, nullptr, f, y, position ? position->as<uint8_t>() : nullptr);
+  if (x_in.is_channels_last() && !g.nhwc) {
+    y = y.channels_last();
+    if (position) position = position->channels_last();
+  }
+  return {std::move(y), std::move(position)};
 }
 
 }  // namespace fastnn::ops

@@ -17,6 +17,12 @@ Array conv2d(const Array& x, const Array& weight, const std::optional<Array>& bi
              const Dims& padding, const Dims& dilation, int64_t groups, std::string_view activation,
              const std::optional<Array>& residual);
 
+// max_pool2d(conv2d(...), 2) in one go, for a non-decreasing activation ("none" or "relu"), and, if asked for, the position
+// 0 to 3 of each maximum in its 2x2 window, as max_pool2d_positions has them.
+std::tuple<Array, std::optional<Array>> conv2d_pool(const Array& x, const Array& weight, const std::optional<Array>& bias,
+                                                    const Dims& stride, const Dims& padding, const Dims& dilation,
+                                                    int64_t groups, std::string_view activation, bool need_positions);
+
 // Gradients of x, weight and bias; each is computed only where asked for.
 std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> conv2d_backward(
     const Array& grad, const Array& x, const Array& weight, const Dims& stride, const Dims& padding,
@@ -49,6 +55,7 @@ struct Region {
 
 // A correlation with part of the taps; forward is one pass, backward-data one for each residue of the stride:
 //   out[o, i, j] = sum_{c, u, v} w[o, c, u, v] in[c, i * step_y + ty[u], j * step_x + tx[v]],  i < rows, j < cols
+// With `pool`, rows and cols are even and the output has the maxima of 2x2 pixels, half of the rows and columns.
 // Output (n, group, o, i, j) lies `offset` + i * out_row + j * out_col elements behind the channel plane's first pixel.
 struct Pass {
   int64_t groups, in_channels, out_channels;  // channels per group
@@ -57,10 +64,12 @@ struct Pass {
   int64_t w_group, w_out, w_in;               // steps in the weight
   std::vector<int64_t> wu, wv;                // offsets of the taps in the weight
   int64_t offset, out_row, out_col;
+  bool pool;
 };
 
+// `position` is written with the layout of `out` if `pool` and it is not null.
 void run_pass(const Pass& pass, const Array& in, bool nhwc, const Array& weight, const void* bias,
-              const Array* residual, Activation activation, const Array& out);
+              const Array* residual, Activation activation, const Array& out, uint8_t* position = nullptr);
 
 // Copies the region (c0.., y0.., x0..) of image n of x into `to` in the compute type. Outside of x, `to` is set to zero
 // if `clear`, else left as an earlier copy of the same y0 and rows has set it.

@@ -16,9 +16,11 @@ constexpr int kChannels = 6, kVectors = 2, kTaps = 5, kWeightChannels = 2, kMaxT
 constexpr int kChannels = 6, kVectors = 1, kTaps = 3, kWeightChannels = 2, kMaxTaps = 4;
 #endif
 
-template <class V>
+// Any is false for none and relu: the call that the others need would cost the loops their registers.
+template <bool Any, class V>
 FASTNN_INLINE V activate(Activation f, V x) {
-  return apply_activation(f, x, V(0.0f), V(0.0f));
+  if constexpr (Any) return apply_activation(f, x, V(0.0f), V(0.0f));
+  return f == Activation::relu ? max(V(0.0f), x) : x;
 }
 
 template <class T>
@@ -44,15 +46,16 @@ struct Slot {
   int lanes;
 };
 
-template <class T, int C, int N>
-void pixel_block(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, int channels) {
-  using S = Scalar<T>;
-  using V = Compute<T>;
-  V acc[C][N];
+// The sums of C channels by N vectors of pixels, with the bias.
+template <class S, int C, int N>
+FASTNN_INLINE void pixel_sums(const PixelTile& t, const Slot<S>* slots, int first, int channels, Vec<S> (&acc)[C][N]) {
+  using V = Vec<S>;
 #pragma GCC unroll 8
-  for (int o = 0; o < C; ++o)
+  for (int o = 0; o < C; ++o) {
+    V bias = t.bias ? V(static_cast<const S*>(t.bias)[first + o]) : V(S(0));
 #pragma GCC unroll 4
-    for (int j = 0; j < N; ++j) acc[o][j] = V(S(0));
+    for (int j = 0; j < N; ++j) acc[o][j] = bias;
+  }
   const S* w = static_cast<const S*>(t.w) + first;
   for (int64_t k = 0; k < t.k; ++k, w += channels) {
     int64_t at = t.offsets[k];
@@ -66,13 +69,19 @@ void pixel_block(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, in
       for (int j = 0; j < N; ++j) acc[o][j] = fma(s, x[j], acc[o][j]);
     }
   }
+}
+
+template <class T, bool Any, int C, int N>
+void pixel_block(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, int channels) {
+  using V = Compute<T>;
+  V acc[C][N];
+  pixel_sums<Scalar<T>, C, N>(t, slots, first, channels, acc);
   T* c = static_cast<T*>(t.c);
 #pragma GCC unroll 8
   for (int o = 0; o < C; ++o) {
-    V bias = t.bias ? V(static_cast<const S*>(t.bias)[first + o]) : V(S(0));
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) {
-      V v = activate(t.activation, acc[o][j] + bias);
+      V v = activate<Any>(t.activation, acc[o][j]);
       T* to = c + (first + o) * t.c_channel + slots[j].out;
       if (slots[j].lanes == V::kLanes) v.store(to);
       else v.store(to, slots[j].lanes);
@@ -80,25 +89,47 @@ void pixel_block(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, in
   }
 }
 
-template <class T, int N, int C = kChannels>
-FASTNN_INLINE void pixel_channels(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, int count, int channels) {
-  if constexpr (C > 0) {
-    if (count == C) return pixel_block<T, C, N>(t, slots, first, channels);
-    pixel_channels<T, N, C - 1>(t, slots, first, count, channels);
+// Slots come in pairs, a vector of pixels and the one below it.
+template <class T, int C, int N>
+void pixel_block_pool(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, int channels, uint8_t* position) {
+  using S = Scalar<T>;
+  using V = Compute<T>;
+  V acc[C][N];
+  pixel_sums<S, C, N>(t, slots, first, channels, acc);
+  T* c = static_cast<T*>(t.c);
+#pragma GCC unroll 8
+  for (int o = 0; o < C; ++o) {
+#pragma GCC unroll 2
+    for (int j = 0; j < N; j += 2) {
+      V a, b, d, e;
+      deinterleave(acc[o][j], acc[o][j], &a, &b);
+      deinterleave(acc[o][j + 1], acc[o][j + 1], &d, &e);
+      V best = a, at = V(S(0));
+      take_larger(b, V(S(1)), &best, &at);
+      take_larger(d, V(S(2)), &best, &at);
+      take_larger(e, V(S(3)), &best, &at);
+      int64_t to = (first + o) * t.c_channel + slots[j].out;
+      activate<false>(t.activation, best).store(c + to, slots[j].lanes / 2);
+      if (position) store_integers(at, position + to, slots[j].lanes / 2);
+    }
   }
 }
 
-template <class T, int N = kVectors>
-FASTNN_INLINE void pixel_slots(const PixelTile& t, const Slot<Scalar<T>>* slots, int filled, int first, int count,
-                               int channels) {
-  if constexpr (N > 0) {
-    if (filled == N) return pixel_channels<T, N>(t, slots, first, count, channels);
-    pixel_slots<T, N - 1>(t, slots, filled, first, count, channels);
+// Calls fn with a number known at run time as a constant.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+template <int Most, class Fn>
+FASTNN_INLINE void with_constant(int n, Fn&& fn) {
+  if constexpr (Most > 0) {
+    if (n == Most) return fn(Constant<Most>());
+    with_constant<Most - 1>(n, fn);
   }
 }
 
-template <class T>
-void pixel_tile(const PixelTile& t, int channels, int rows) {
+template <class T, bool Any>
+void pixel_rows(const PixelTile& t, int channels, int rows) {
   using S = Scalar<T>;
   constexpr int L = Compute<T>::kLanes;
   const int blocks = (channels + kChannels - 1) / kChannels;
@@ -107,7 +138,10 @@ void pixel_tile(const PixelTile& t, int channels, int rows) {
   auto flush = [&] {
     for (int b = 0; b < blocks; ++b) {
       int first = channels * b / blocks, count = channels * (b + 1) / blocks - first;
-      pixel_slots<T>(t, slots, filled, first, count, channels);
+      with_constant<kVectors>(filled, [&](auto n) {
+        with_constant<kChannels>(
+            count, [&](auto c) { pixel_block<T, Any, decltype(c)::value, decltype(n)::value>(t, slots, first, channels); });
+      });
     }
     filled = 0;
   };
@@ -115,6 +149,41 @@ void pixel_tile(const PixelTile& t, int channels, int rows) {
     for (int64_t i = 0; i < t.width; i += L) {
       slots[filled++] = {static_cast<const S*>(t.x) + r * t.x_row + i, r * t.c_row + i, int(lesser(L, t.width - i))};
       if (filled == kVectors) flush();
+    }
+  flush();
+}
+
+template <class T>
+void pixel_tile(const PixelTile& t, int channels, int rows) {
+  if (t.activation <= Activation::relu) pixel_rows<T, false>(t, channels, rows);
+  else pixel_rows<T, true>(t, channels, rows);
+}
+
+template <class T>
+void pixel_tile_pool(const PixelTile& t, int channels, int pairs, uint8_t* position) {
+  using S = Scalar<T>;
+  constexpr int L = Compute<T>::kLanes, kMost = kVectors < 2 ? 2 : kVectors;
+  const int blocks = (channels + kChannels - 1) / kChannels;
+  Slot<S> slots[kMost];
+  int filled = 0;
+  auto flush = [&] {
+    for (int b = 0; b < blocks; ++b) {
+      int first = channels * b / blocks, count = channels * (b + 1) / blocks - first;
+      with_constant<kMost / 2>(filled / 2, [&](auto n) {
+        with_constant<kChannels>(count, [&](auto c) {
+          pixel_block_pool<T, decltype(c)::value, 2 * decltype(n)::value>(t, slots, first, channels, position);
+        });
+      });
+    }
+    filled = 0;
+  };
+  for (int r = 0; r < pairs; ++r)
+    for (int64_t i = 0; i < t.width; i += L) {
+      const S* x = static_cast<const S*>(t.x) + 2 * r * t.x_row + i;
+      int lanes = int(lesser(L, t.width - i));
+      slots[filled++] = {x, r * t.c_row + i / 2, lanes};
+      slots[filled++] = {x + t.x_row, 0, lanes};
+      if (filled == kMost) flush();
     }
   flush();
 }

@@ -69,14 +69,16 @@ FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, S* buffer) {
   }
 }
 
-template <class V>
+// Any is false for none and relu: the call that the others need would cost the loops their registers.
+template <bool Any, class V>
 FASTNN_INLINE V activate(Activation f, V x) {
-  return apply_activation(f, x, V(0.0f), V(0.0f));
+  if constexpr (Any) return apply_activation(f, x, V(0.0f), V(0.0f));
+  return f == Activation::relu ? max(V(0.0f), x) : x;
 }
 
 // Bias, residual, activation, and the store of the buffer. Rows or columns of c are contiguous, or neither.
-template <class T>
-void finish(const Tile& t, int rows, int cols, Scalar<T>* buffer) {
+template <class T, bool Any>
+void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
   using S = Scalar<T>;
   using V = Compute<T>;
   constexpr int64_t kStep = 2 * V::kLanes;
@@ -91,7 +93,7 @@ void finish(const Tile& t, int rows, int cols, Scalar<T>* buffer) {
         if (t.accumulate) v = v + load<V>(to, lanes);
         if (bias) v = v + load<V>(bias + n, lanes);
         if (residual) v = v + load<V>(residual + m * t.c_row + n, lanes);
-        store(activate(t.activation, v), to, lanes);
+        store(activate<Any>(t.activation, v), to, lanes);
       });
     return;
   }
@@ -110,7 +112,7 @@ void finish(const Tile& t, int rows, int cols, Scalar<T>* buffer) {
           if (t.accumulate) v = v + load<V>(c + at + m, lanes);
           if (bias) v = v + V(bias[n0 + n]);
           if (residual) v = v + load<V>(residual + at + m, lanes);
-          store(activate(t.activation, v), c + at + m, lanes);
+          store(activate<Any>(t.activation, v), c + at + m, lanes);
         });
       } else {
         for (int m = 0; m < rows; ++m) {
@@ -118,7 +120,7 @@ void finish(const Tile& t, int rows, int cols, Scalar<T>* buffer) {
           if (t.accumulate) v = v + V::load(c + at + m * t.c_row, 1);
           if (bias) v = v + V(bias[n0 + n]);
           if (residual) v = v + V::load(residual + at + m * t.c_row, 1);
-          activate(t.activation, v).store(c + at + m * t.c_row, 1);
+          activate<Any>(t.activation, v).store(c + at + m * t.c_row, 1);
         }
       }
     }
@@ -126,9 +128,13 @@ void finish(const Tile& t, int rows, int cols, Scalar<T>* buffer) {
 }
 
 template <class T>
-void tile(const Tile& t, int rows, int cols) {
-  using S = Scalar<T>;
-  alignas(64) S buffer[kMaxRows * 2 * kMaxLanes];
+void finish(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
+  if (t.activation <= Activation::relu) finish_as<T, false>(t, rows, cols, buffer);
+  else finish_as<T, true>(t, rows, cols, buffer);
+}
+
+template <class S>
+FASTNN_INLINE void accumulate_tile(const Tile& t, int rows, int cols, S* buffer) {
   if (cols <= Vec<S>::kLanes) {
     if (t.a_row == 1) accumulate_rows<S, 1, 1, false>(t, rows, buffer);
     else accumulate_rows<S, 1, 0, false>(t, rows, buffer);
@@ -136,7 +142,63 @@ void tile(const Tile& t, int rows, int cols) {
     if (t.a_row == 1) accumulate_rows<S, 2, 1, false>(t, rows, buffer);
     else accumulate_rows<S, 2, 0, false>(t, rows, buffer);
   }
+}
+
+template <class T>
+void tile(const Tile& t, int rows, int cols) {
+  alignas(64) Scalar<T> buffer[kMaxRows * 2 * kMaxLanes];
+  accumulate_tile(t, rows, cols, buffer);
   finish<T>(t, rows, cols, buffer);
+}
+
+// Writes positions 0 to 3, which stand in `buffer` like a tile's values, where the tile writes its own.
+template <class T>
+void finish_positions(const Tile& t, int rows, int cols, const Scalar<T>* buffer, uint8_t* position) {
+  using S = Scalar<T>;
+  using V = Compute<T>;
+  constexpr int64_t kStep = 2 * V::kLanes;
+  if (t.c_col == 1) {
+    for (int m = 0; m < rows; ++m)
+      for_lanes<V>(cols, [&](int64_t n, auto lanes) {
+        store_integers(load<V>(buffer + m * kStep + n, lanes), position + m * t.c_row + n, lanes);
+      });
+    return;
+  }
+  alignas(64) S block[kMaxLanes * kMaxLanes];
+  for (int n0 = 0; n0 < cols; n0 += V::kLanes) {
+    int width = int(lesser(cols - n0, V::kLanes));
+    transpose_block<S>(buffer + n0, kStep, block, kMaxLanes, rows, width);
+    for (int n = 0; n < width; ++n)
+      for_lanes<V>(rows, [&](int64_t m, auto lanes) {
+        store_integers(load<V>(block + n * kMaxLanes + m, lanes), position + (n0 + n) * t.c_col + m, lanes);
+      });
+  }
+}
+
+// `t` for two rows of pixels, the second `a_down` elements behind the first; what is written are the maxima of 2x2 pixels
+// and, if `position` is given, which of the four it was. As torch, the first maximum or the last NaN wins.
+template <class T>
+void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* position) {
+  using S = Scalar<T>;
+  using V = Compute<T>;
+  constexpr int64_t kStep = 2 * V::kLanes;
+  alignas(64) S up[kMaxRows * 2 * kMaxLanes], down[kMaxRows * 2 * kMaxLanes], where[kMaxRows * kMaxLanes];
+  accumulate_tile(t, rows, cols, up);
+  Tile second = t;
+  second.a = static_cast<const S*>(t.a) + a_down;
+  accumulate_tile(second, rows, cols, down);
+  for (int j = 0; j < rows / 2; ++j)
+    for (int n = 0; n < cols; n += V::kLanes) {
+      const S *a = up + 2 * j * kStep + n, *b = down + 2 * j * kStep + n;
+      V best = V::load(a), at = V(S(0));
+      take_larger(V::load(a + kStep), V(S(1)), &best, &at);
+      take_larger(V::load(b), V(S(2)), &best, &at);
+      take_larger(V::load(b + kStep), V(S(3)), &best, &at);
+      best.store(up + j * kStep + n);
+      at.store(where + j * kStep + n);
+    }
+  finish<T>(t, rows / 2, cols, up);
+  if (position) finish_positions<T>(t, rows / 2, cols, where, position);
 }
 
 #if FASTNN_ISA_ID == 3
@@ -230,7 +292,7 @@ void dot_rows(int64_t m, int64_t n, int64_t k, const void* pa, int64_t lda, cons
       for_lanes<V>(cols, [&](int64_t q, auto lanes) {
         V v = load<V>(out + q, lanes);
         if (bias) v = v + load<V>(bias + j + q, lanes);
-        store(activate(f, v), c + i * ldc + j + q, lanes);
+        store(activate<true>(f, v), c + i * ldc + j + q, lanes);
       });
     }
   }

@@ -55,6 +55,14 @@ FASTNN_INLINE void for_lanes(int64_t n, F&& f) {
   if (i < n) f(i, int(n - i));
 }
 
+// The larger of *best and v, and where it came from; on a tie *best stays, a NaN in v wins.
+template <class V>
+FASTNN_INLINE void take_larger(V v, V at, V* best, V* best_at) {
+  auto larger = (v > *best) | (v != v);
+  *best = select(larger, v, *best);
+  *best_at = select(larger, at, *best_at);
+}
+
 template <class V, class T> FASTNN_INLINE V load(const T* p, Full) { return V::load(p); }
 template <class V, class T> FASTNN_INLINE V load(const T* p, int n) { return V::load(p, n); }
 template <class V, class T> FASTNN_INLINE void store(V v, T* p, Full) { v.store(p); }

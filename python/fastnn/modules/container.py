@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import index
 from typing import Any, TypeVar, overload
 
+from .fusion import run
 from .module import Module
 
 Self = TypeVar("Self", bound="_Numbered")
@@ -74,7 +75,10 @@ class _Numbered(Module):
 
 
 class Sequential(_Numbered):
-    """y = fn(... f1(f0(x))). Takes modules, which become "0", "1", ..., or one mapping from names to modules."""
+    """y = fn(... f1(f0(x))). Takes modules, which become "0", "1", ..., or one mapping from names to modules.
+
+    Neighbours run as one kernel call where no hook looks at them: convolution or linear layer, activation, 2x2 max-pool.
+    """
 
     def __init__(self, *args: Module | Mapping[str, Module]) -> None:
         super().__init__()
@@ -89,9 +93,7 @@ class Sequential(_Numbered):
         return type(self)({name: self.__dict__[name] for name in names})
 
     def forward(self, input: Any) -> Any:
-        for name in self._module_names:
-            input = self.__dict__[name](input)
-        return input
+        return run([self.__dict__[name] for name in self._module_names], input)
 
 
 class ModuleList(_Numbered):

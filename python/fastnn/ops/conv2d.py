@@ -4,27 +4,55 @@ from __future__ import annotations
 
 from .. import _C
 from ._arguments import pair
+from ._epilogue import check_epilogue, epilogue_backward, record_epilogue
 
 
 def _record(input, weight, bias, stride, padding, dilation, groups, activation, residual):
-    y = _C.conv2d(input, weight, bias, stride, padding, dilation, groups, activation, residual)
-    return y, (input, weight, None if activation == "none" else y, stride, padding, dilation, groups, activation)
+    y, kept = record_epilogue(
+        lambda f: _C.conv2d(input, weight, bias, stride, padding, dilation, groups, f, residual), activation
+    )
+    return y, (input, weight, kept, stride, padding, dilation, groups, activation)
 
 
 def _backward(ctx, grad):
-    input, weight, y, stride, padding, dilation, groups, activation = ctx.saved
-    need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
-    if y is not None:
-        grad = _C.activation_backward(activation, y, grad, 0.0, 0.0)
-    gradients = _C.conv2d_backward(
-        grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias
-    )
+    input, weight, kept, stride, padding, dilation, groups, activation = ctx.saved
+    grad = epilogue_backward(activation, kept, grad)
+    gradients = _C.conv2d_backward(grad, input, weight, stride, padding, dilation, groups, *ctx.needs_input_grad[:3])
     if ctx.needs_input_grad[8]:
         return *gradients, None, None, None, None, None, grad
     return gradients
 
 
 _conv2d = _C.Op("conv2d", _C.conv2d, _record, _backward)
+
+
+def _record_pool(input, weight, bias, stride, padding, dilation, groups, activation):
+    y, position = _C.conv2d_pool(input, weight, bias, stride, padding, dilation, groups, activation, True)
+    return y, (input, weight, y, position, stride, padding, dilation, groups, activation)
+
+
+def _backward_pool(ctx, grad):
+    input, weight, y, position, stride, padding, dilation, groups, activation = ctx.saved
+    if activation != "none":
+        grad = _C.activation_backward(activation, y, grad, 0.0, 0.0)
+    size = [
+        (input.shape[2 + i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (weight.shape[2 + i] - 1) - 1)
+        // stride[i]
+        + 1
+        for i in (0, 1)
+    ]
+    shape = (*y.shape[:2], *size)
+    grad = _C.max_pool2d_backward(grad, position, shape, _C.is_channels_last(y), (2, 2), (2, 2), (0, 0), (1, 1), False)
+    return _C.conv2d_backward(grad, input, weight, stride, padding, dilation, groups, *ctx.needs_input_grad[:3])
+
+
+_conv2d_pool = _C.Op("conv2d", lambda *arguments: _C.conv2d_pool(*arguments, False)[0], _record_pool, _backward_pool)
+
+
+def _conv2d_max_pool(input, weight, bias, stride, padding, dilation, groups, activation):
+    """max_pool2d(activation(conv2d(...)), 2) in one kernel; what Sequential makes of these neighbours."""
+    padding = _explicit_padding(padding, weight.shape, stride, dilation)
+    return _conv2d_pool(input, weight, bias, stride, padding, dilation, groups, activation)
 
 
 def _explicit_padding(padding, weight_shape, stride, dilation):
@@ -55,7 +83,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
         input: (N, C, H, W) or (C, H, W), row-major or channels_last; the output keeps the layout.
         weight: (O, C / groups, kh, kw). bias: (O,) or None.
         stride, dilation: int or pair. padding: int, pair, "same" (stride 1 only) or "valid".
-        activation: None or "relu". residual: shape of the output, or None.
+        activation: None, "relu", "relu6", "gelu", "gelu_tanh", "silu", "mish", "sigmoid", "tanh", "hardswish",
+            "hardsigmoid" or "softsign". residual: shape of the output, or None.
 
     Returns: (N, O, H', W') with H' = floor((H + 2 p - d (kh - 1) - 1) / s) + 1, in the dtype of the input: float32,
     bfloat16, float16 or float64.
@@ -65,4 +94,6 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     stride = pair(stride, "conv2d", "stride")
     dilation = pair(dilation, "conv2d", "dilation")
     padding = _explicit_padding(padding, weight.shape, stride, dilation)
-    return _conv2d(input, weight, bias, stride, padding, dilation, groups, activation or "none", residual)
+    return _conv2d(
+        input, weight, bias, stride, padding, dilation, groups, check_epilogue("conv2d", activation), residual
+    )

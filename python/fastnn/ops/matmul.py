@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import _C
+from ._epilogue import check_epilogue, epilogue_backward, record_epilogue
 
 
 def _matmul_backward(ctx, grad):
@@ -38,24 +39,22 @@ def matmul(input, other):
     Leading axes broadcast; a vector on the left is a row, on the right a column, and its axis is missing in the result.
     Operands may have any strides (transposes are not copied). Sums are accumulated in float32 (float64 for float64).
 
-    Raises: ValueError for shapes that do not fit, TypeError for mixed dtypes, NotImplementedError for dtypes that are not
-    floating.
+    Raises: ValueError for shapes that do not fit, TypeError for mixed dtypes, NotImplementedError for dtypes that
+    are not floating.
     """
     return _matmul(input, other)
 
 
 def _linear_record(input, weight, bias, activation, residual):
-    y = _C.linear(input, weight, bias, activation, residual)
-    return y, (input, weight, None if activation == "none" else y, activation)
+    y, kept = record_epilogue(lambda f: _C.linear(input, weight, bias, f, residual), activation)
+    return y, (input, weight, kept, activation)
 
 
 def _linear_backward(ctx, grad):
-    input, weight, y, activation = ctx.saved
-    need_input, need_weight, need_bias, _, need_residual = ctx.needs_input_grad
-    if y is not None:
-        grad = _C.activation_backward(activation, y, grad, 0.0, 0.0)
-    gradients = _C.linear_backward(grad, input, weight, need_input, need_weight, need_bias)
-    return (*gradients, None, grad) if need_residual else gradients
+    input, weight, kept, activation = ctx.saved
+    grad = epilogue_backward(activation, kept, grad)
+    gradients = _C.linear_backward(grad, input, weight, *ctx.needs_input_grad[:3])
+    return (*gradients, None, grad) if ctx.needs_input_grad[4] else gradients
 
 
 _linear = _C.Op("linear", _C.linear, _linear_record, _linear_backward)
@@ -66,10 +65,10 @@ def linear(input, weight, bias=None, *, activation=None, residual=None):
 
     Args:
         input: (..., in_features). weight: (out_features, in_features). bias: (out_features,) or None.
-        activation: None or "relu". residual: (..., out_features) or None.
+        activation: None or the name of an activation, as in conv2d. residual: (..., out_features) or None.
 
     Returns: (..., out_features) in the dtype of the input: float32, bfloat16, float16 or float64.
 
     Raises: ValueError for shapes that do not fit, TypeError for mixed dtypes, NotImplementedError for other dtypes.
     """
-    return _linear(input, weight, bias, activation or "none", residual)
+    return _linear(input, weight, bias, check_epilogue("linear", activation), residual)
