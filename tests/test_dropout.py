@@ -165,6 +165,9 @@ def test_errors():
             F.dropout(x, p)
         with pytest.raises(ValueError, match="dropout: p is"):
             F.dropout(x, p, training=False)
+    for p in ("a", None, x):
+        with pytest.raises(TypeError, match="dropout: p is .*; expected a number"):
+            F.dropout(x, p)
     with pytest.raises(NotImplementedError, match="dropout: input has dtype int64"):
         F.dropout(np.ones(4, np.int64))
     with pytest.raises(TypeError, match="manual_seed: seed is str"):

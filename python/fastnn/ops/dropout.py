@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .. import _C
 from ..random import next_philox
-from .activation import _write_back
+from .activation import _number, _write_back
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -41,12 +41,14 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
         inplace: writes the result into the memory of `input` and returns `input`, unless a gradient is recorded.
 
     Raises:
+        TypeError: p is no number.
         ValueError: p is outside of [0, 1].
         NotImplementedError: the dtype is not floating.
     """
+    p = _number("dropout", "p", p)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout: p is {p}; expected a probability between 0 and 1")
     if not training or p == 0:
         return input
-    y = _dropout(input, float(p))
+    y = _dropout(input, p)
     return _write_back("dropout", input, y) if inplace else y

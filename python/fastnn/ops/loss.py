@@ -34,11 +34,13 @@ def require_no_gradient(op: str, argument: str, value: Tensor | None) -> None:
 
 def _warn_of_broadcast(op: str, input: Tensor, target: Tensor) -> None:
     # (N, 1) against (N,) is the classic: a loss over N x N pairs that trains, badly.
-    warnings.warn(
-        f"{op}: target has shape {tuple(target.shape)} and input {tuple(input.shape)}; they broadcast, which is rarely "
-        "meant; give both the same shape",
-        stacklevel=3,
-    )
+    a, b = getattr(input, "shape", None), getattr(target, "shape", None)
+    if a != b and a is not None and b is not None:
+        warnings.warn(
+            f"{op}: target has shape {tuple(b)} and input {tuple(a)}; they broadcast, which is rarely meant; give both "
+            "the same shape",
+            stacklevel=3,
+        )
 
 
 def _op(loss: str) -> _C.Op:
@@ -79,8 +81,7 @@ def mse_loss(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    if input.shape != target.shape:
-        _warn_of_broadcast("mse_loss", input, target)
+    _warn_of_broadcast("mse_loss", input, target)
     return _mse_loss(input, target, weight, None, reduction, 0.0)
 
 
@@ -98,8 +99,7 @@ def l1_loss(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    if input.shape != target.shape:
-        _warn_of_broadcast("l1_loss", input, target)
+    _warn_of_broadcast("l1_loss", input, target)
     return _l1_loss(input, target, weight, None, reduction, 0.0)
 
 
@@ -117,8 +117,7 @@ def smooth_l1_loss(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    if input.shape != target.shape:
-        _warn_of_broadcast("smooth_l1_loss", input, target)
+    _warn_of_broadcast("smooth_l1_loss", input, target)
     return _smooth_l1_loss(input, target, None, None, reduction, beta)
 
 
@@ -134,8 +133,7 @@ def huber_loss(
     input and target broadcast, with a warning. delta: more than 0. weight: of the shape of input, ones if None; "mean"
     divides by the number of elements also with a weight.
     """
-    if input.shape != target.shape:
-        _warn_of_broadcast("huber_loss", input, target)
+    _warn_of_broadcast("huber_loss", input, target)
     return _huber_loss(input, target, weight, None, reduction, delta)
 
 
