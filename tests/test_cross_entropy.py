@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fastnn import _C, reference
 from fastnn import functional as F
+from guarded import guarded, poison
 
 torch = pytest.importorskip("torch")
 
@@ -200,6 +201,27 @@ def test_numerical_gradient(isa, rng):
                     lambda a, b, options=options: reference.cross_entropy(a, b, weight, **options), arrays, i, grad
                 )
                 np.testing.assert_allclose(grads[i], expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 10, 15, 16, 17, 33, 65, 70])
+@pytest.mark.parametrize("dtype", TORCH_DTYPES)
+def test_guarded_memory(isa, rng, classes, dtype):
+    """Nothing is read beyond either end, and everything is written."""
+    x, target = as_dtype(rng.standard_normal((3, classes)), dtype), rng.integers(0, classes, 3)
+    probabilities, weight = as_dtype(rng.random((3, classes)), dtype), as_dtype(rng.random(classes), dtype)
+    expected = reference.cross_entropy(x, target, weight, reduction="none")
+    expected_soft = reference.cross_entropy(x, probabilities, weight, reduction="none", label_smoothing=0.1)
+    for at in ("end", "start"):
+        gx, gt, gp, gw = (guarded(a, at) for a in (x, target, probabilities, weight))
+        poison((3,), (3, classes), dtype=x.dtype)
+        leaf = fastnn.from_numpy(gx)
+        leaf.requires_grad = True
+        out = F.cross_entropy(leaf, gt, gw, reduction="none")
+        close(out.numpy(), expected, dtype)
+        _C.backward(out, fastnn.from_numpy(guarded(np.ones(3, x.dtype), at)))
+        assert np.isfinite(leaf.grad.numpy().astype(np.float64)).all()
+        close(F.cross_entropy(gx, gp, gw, reduction="none", label_smoothing=0.1), expected_soft, dtype)
+        close(F.nll_loss(gx, gt, gw, reduction="none"), reference.nll_loss(x, target, weight, reduction="none"), dtype)
 
 
 def test_large_logits_and_special_values(isa):

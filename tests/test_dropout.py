@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fastnn import _C, random
 from fastnn import functional as F
+from guarded import guarded, poison
 
 DTYPES = [np.float32, ml_dtypes.bfloat16, np.float16, np.float64]
 M32 = 2**32 - 1
@@ -53,6 +54,17 @@ def test_values_and_gradient(isa, rng, dtype, n):
     tolerance = {4: 2e-7, 8: 1e-15, 2: 1e-2 if dtype is ml_dtypes.bfloat16 else 1e-3}[np.dtype(dtype).itemsize]
     np.testing.assert_allclose(y.numpy().astype(np.float64), x.astype(np.float64) * factor, rtol=tolerance)
     np.testing.assert_allclose(leaf.grad.numpy().astype(np.float64), grad.astype(np.float64) * factor, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_guarded_memory(isa, dtype):
+    """Nothing is read beyond either end, and everything is written."""
+    for n in (1, 7, 8, 15, 17, 33, 63, 64, 65, 127):
+        for at in ("end", "start"):
+            poison((n,), dtype=dtype)
+            fastnn.manual_seed(n)
+            y = F.dropout(guarded(np.ones(n, dtype), at), 0.3)
+            np.testing.assert_array_equal(y != 0, expected_mask(n, 0.3, n, 0))
 
 
 def test_same_mask_for_any_number_of_threads_and_any_isa():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fastnn import _C, reference
 from fastnn import functional as F
+from guarded import guarded, poison
 
 torch = pytest.importorskip("torch")
 
@@ -128,6 +129,26 @@ def test_numerical_gradient(rng, name, options, kind):
                 lambda x, t, r=reduction: getattr(reference, name)(x, t, reduction=r, **options), arrays, i, grad
             )
             np.testing.assert_allclose(grads[i], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "options", "kind"), LOSSES, ids=IDS)
+def test_guarded_memory(isa, rng, name, options, kind, dtype):
+    """Nothing is read beyond either end, and everything is written."""
+    for n in (1, 7, 8, 15, 16, 17, 33):
+        arrays = operands(kind, (n,), dtype, rng)
+        grad = np.ones(n, DTYPES[dtype])
+        expected = run(name, arrays, grad, reduction="none", **options)
+        for at in ("end", "start"):
+            poison((n,), dtype=DTYPES[dtype])
+            leaves = [fastnn.from_numpy(guarded(a, at)) for a in arrays]
+            for leaf in leaves:
+                leaf.requires_grad = True
+            out = getattr(F, name)(*leaves, reduction="none", **options)
+            _C.backward(out, fastnn.from_numpy(guarded(grad, at)))
+            for actual, wanted in zip((out, leaves[0].grad, leaves[1].grad), expected, strict=True):
+                assert actual.numpy().tobytes() == wanted.tobytes()
+            assert np.isfinite(getattr(F, name)(*leaves, reduction="sum", **options).numpy().astype(np.float64))
 
 
 @pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div"])

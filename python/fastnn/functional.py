@@ -19,6 +19,22 @@ from .ops.activation import (
 from .ops.conv2d import (
     conv2d,
 )
+from .ops.cross_entropy import (
+    cross_entropy,
+    nll_loss,
+)
+from .ops.dropout import (
+    dropout,
+)
+from .ops.loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    smooth_l1_loss,
+)
 from .ops.matmul import (
     linear,
     matmul,
