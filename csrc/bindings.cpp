@@ -6,7 +6,10 @@
 #include "memory.h"
 #include "ops/activation.h"
 #include "ops/conv2d.h"
+#include "ops/cross_entropy.h"
+#include "ops/dropout.h"
 #include "ops/elementwise.h"
+#include "ops/loss.h"
 #include "ops/matmul.h"
 #include "ops/optimizer.h"
 #include "ops/pooling.h"
@@ -69,7 +72,21 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::log_softmax>(m, "log_softmax", "input, dim");
   ok &= add<ops::log_softmax_backward>(m, "log_softmax_backward", "output, grad, dim");
   // loss
+  ok &= add<ops::pointwise_loss>(m, "pointwise_loss", "loss, input, target, weight, pos_weight, reduction, a");
+  ok &= add<ops::pointwise_loss_backward>(m, "pointwise_loss_backward",
+                                          "loss, input, target, weight, pos_weight, reduction, a, grad, needs_input, "
+                                          "needs_target");
+  ok &= add<ops::cross_entropy>(m, "cross_entropy", "input, target, weight, ignore_index, reduction, label_smoothing");
+  ok &= add<ops::cross_entropy_with_gradient>(m, "cross_entropy_with_gradient",
+                                              "input, target, weight, ignore_index, reduction, label_smoothing, "
+                                              "needs_input, needs_target");
+  ok &= add<ops::cross_entropy_backward>(m, "cross_entropy_backward", "saved, grad");
+  ok &= add<ops::nll_loss>(m, "nll_loss", "input, target, weight, ignore_index, reduction");
+  ok &= add<ops::nll_loss_backward>(m, "nll_loss_backward", "input, target, weight, ignore_index, reduction, grad");
   // dropout
+  ok &= add<ops::dropout>(m, "dropout", "input, p, seed, offset");
+  ok &= add<ops::dropout_backward>(m, "dropout_backward", "grad, p, seed, offset, channels_last");
+  ok &= add<ops::philox_words>(m, "philox_words", "group, offset, seed");
   // matmul
   ok &= add<ops::matmul>(m, "matmul", "input, other");
   ok &= add<ops::linear>(m, "linear", "input, weight, bias, activation, residual");

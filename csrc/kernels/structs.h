@@ -23,6 +23,12 @@ struct SoftmaxKernels {
 struct LossKernels {
 #include "loss.inc"
 };
+struct CrossEntropyKernels {
+#include "cross_entropy.inc"
+};
+struct DropoutKernels {
+#include "dropout.inc"
+};
 struct OptimizerKernels {
 #include "optimizer.inc"
 };

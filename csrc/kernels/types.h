@@ -111,4 +111,25 @@ struct Pool {
   double divisor;          // averages: divide by this instead, if not 0
 };
 
+enum class PointwiseLoss : int { mse, l1, smooth_l1, huber, bce, bce_logits, kl_div, kl_div_log };
+
+// Operands of a pointwise loss, dense and of one layout.
+struct PointwiseOperands {
+  const void *x, *t;
+  const void *weight, *pos_weight;  // null: ones
+  double a;                         // beta of smooth_l1, delta of huber
+};
+
+// Rows of `classes` logits and what each should be: labels, or rows of probabilities.
+struct CrossEntropyRows {
+  const void* x;
+  const int64_t* labels;      // or null
+  const void* probabilities;  // or null
+  const void* weight;         // one per class; null: ones
+  void* losses;               // one per row; null: not stored
+  void *dx, *dt;              // gradient of the sum of the losses times `scale`; null: not wanted
+  int64_t classes, ignore_index;
+  double smoothing, scale;
+};
+
 }  // namespace fastnn

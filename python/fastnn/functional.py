@@ -19,6 +19,22 @@ from .ops.activation import (
 from .ops.conv2d import (
     conv2d,
 )
+from .ops.cross_entropy import (
+    cross_entropy,
+    nll_loss,
+)
+from .ops.dropout import (
+    dropout,
+)
+from .ops.loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    smooth_l1_loss,
+)
 from .ops.matmul import (
     linear,
     matmul,
@@ -48,7 +64,11 @@ __all__ = [
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "avg_pool2d",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
     "conv2d",
+    "cross_entropy",
+    "dropout",
     "elu",
     "exp",
     "expm1",
@@ -56,6 +76,9 @@ __all__ = [
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
     "leaky_relu",
     "linear",
     "log",
@@ -64,11 +87,14 @@ __all__ = [
     "matmul",
     "max_pool2d",
     "mish",
+    "mse_loss",
     "neg",
+    "nll_loss",
     "relu",
     "relu6",
     "sigmoid",
     "silu",
+    "smooth_l1_loss",
     "softmax",
     "softplus",
     "softsign",

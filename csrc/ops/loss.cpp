@@ -1,0 +1,154 @@
+#include "loss.h"
+
+#include <atomic>
+
+#include "../dispatch.h"
+#include "loss_common.h"
+
+namespace fastnn::ops {
+namespace {
+
+constexpr int64_t kBlock = 8192;  // elements per partial sum
+
+struct Loss {
+  PointwiseLoss f;
+  std::string_view name;
+  Reduction reduction;
+  Dims shape;        // of the losses
+  Array x, t, w, p;  // of that shape, dense, in one layout; w and p empty where they are not given
+  double divisor;    // of the sum of the losses
+  PointwiseOperands operands;
+};
+
+PointwiseLoss parse(std::string_view loss, double a) {
+  if (loss == "mse_loss") return PointwiseLoss::mse;
+  if (loss == "l1_loss") return PointwiseLoss::l1;
+  if (loss == "smooth_l1_loss") return a == 0 ? PointwiseLoss::l1 : PointwiseLoss::smooth_l1;
+  if (loss == "huber_loss") return PointwiseLoss::huber;
+  if (loss == "binary_cross_entropy") return PointwiseLoss::bce;
+  if (loss == "binary_cross_entropy_with_logits") return PointwiseLoss::bce_logits;
+  if (loss == "kl_div") return a != 0 ? PointwiseLoss::kl_div_log : PointwiseLoss::kl_div;
+  throw ValueError(message("pointwise_loss: unknown loss '", loss, "'"));
+}
+
+bool broadcasts_to(const Dims& from, const Dims& to) {
+  if (from.n > to.n) return false;
+  for (int i = 1; i <= from.n; ++i)
+    if (from[from.n - i] != to[to.n - i] && from[from.n - i] != 1) return false;
+  return true;
+}
+
+// `a` in the shape and layout of x.
+Array matched(const Array& a, const Array& x) {
+  return (a.shape == x.shape ? a : broadcast_to(a, x.shape)).with_layout_of(x);
+}
+
+Array matched_weight(const Loss& l, const char* argument, const Array& w, bool binary, const Array& input) {
+  require_dtype(l.name, argument, w, input.dtype);
+  bool fits = binary ? broadcasts_to(w.shape, l.shape) : w.shape == input.shape;
+  require<ValueError>(fits, l.name, ": ", argument, " has shape ", w.shape, "; expected ",
+                      binary ? "one that broadcasts to " : "", input.shape, ", the shape of input");
+  return matched(w, l.x);
+}
+
+void require_probabilities(const Loss& l) {
+  auto kernel = kernels().loss.all_probabilities[l.x.dtype];
+  size_t item = size_of(l.x.dtype);
+  std::atomic<bool> ok{true};
+  parallel_for(l.x.numel(), 4 * kBlock, [&](int64_t begin, int64_t end) {
+    if (!kernel(l.x.data + size_t(begin) * item, end - begin)) ok = false;
+  });
+  require<ValueError>(ok, l.name, ": input has values outside of [0, 1]; expected probabilities, as from sigmoid");
+}
+
+Loss prepare(std::string_view name, const Array& x, const Array& t, const std::optional<Array>& w,
+             const std::optional<Array>& p, std::string_view reduction, double a) {
+  Loss l;
+  l.f = parse(name, a);
+  l.name = name;
+  l.reduction = parse_reduction(name, reduction);
+  require_float(name, x);
+  require_dtype(name, "target", t, x.dtype);
+  bool binary = l.f == PointwiseLoss::bce || l.f == PointwiseLoss::bce_logits;
+  require<ValueError>(!binary || x.shape == t.shape, name, ": target has shape ", t.shape, "; expected that of input, ",
+                      x.shape);
+  require<ValueError>(l.f != PointwiseLoss::smooth_l1 || a > 0, name, ": beta is ", a, "; expected 0 or more");
+  require<ValueError>(l.f != PointwiseLoss::huber || a > 0, name, ": delta is ", a, "; expected more than 0");
+  l.shape = broadcast_shapes(std::string(name).c_str(), x.shape, t.shape);
+  l.x = x.shape == l.shape ? x.dense() : broadcast_to(x, l.shape).contiguous();
+  l.t = matched(t, l.x);
+  if (w) l.w = matched_weight(l, "weight", *w, binary, x);
+  if (p) l.p = matched_weight(l, "pos_weight", *p, binary, x);
+  l.divisor = 1;
+  if (l.reduction == Reduction::mean) {
+    // As in torch: the weights of mse_loss and l1_loss make a weighted mean, others do not.
+    bool weighted = w && (l.f == PointwiseLoss::mse || l.f == PointwiseLoss::l1);
+    l.divisor = weighted ? sum_of(*w) : double(l.x.numel());
+  } else if (l.reduction == Reduction::batchmean) {
+    l.divisor = x.ndim() ? double(x.size(0)) : 1;
+  }
+  l.operands = {l.x.data, l.t.data, w ? l.w.data : nullptr, p ? l.p.data : nullptr, a};
+  return l;
+}
+
+// The gradient of a broadcast argument: `g` summed over what was broadcast.
+Array sum_to(const Array& g, const Dims& shape) {
+  if (g.shape == shape) return g;
+  Array c = g.contiguous();
+  Array total = Array::zeros(shape, DType::f64), target = broadcast_to(total, g.shape);
+  double* sums = total.as<double>();
+  visit_float(c.dtype, [&]<class T>(T*) {
+    const T* p = c.as<T>();
+    int64_t index[kMaxDims] = {}, at = 0;
+    for (int64_t i = 0, n = c.numel(); i < n; ++i) {
+      sums[at] += convert<double>(p[i]);
+      for (int k = target.ndim() - 1; k >= 0; --k) {
+        at += target.stride(k);
+        if (++index[k] < target.size(k)) break;
+        at -= target.stride(k) * index[k];
+        index[k] = 0;
+      }
+    }
+  });
+  return astype(total, g.dtype);
+}
+
+}  // namespace
+
+Array pointwise_loss(std::string_view name, const Array& x, const Array& t, const std::optional<Array>& w,
+                     const std::optional<Array>& p, std::string_view reduction, double a) {
+  Loss l = prepare(name, x, t, w, p, reduction, a);
+  if (l.f == PointwiseLoss::bce) require_probabilities(l);
+  auto kernel = kernels().loss.pointwise_loss[x.dtype];
+  if (l.reduction == Reduction::none) {
+    Array y = Array::empty_like(l.x);
+    parallel_for(y.numel(), kBlock, [&](int64_t begin, int64_t end) { kernel(l.f, l.operands, y.data, begin, end); });
+    return y;
+  }
+  double total = sum_blocks(l.x.numel(), kBlock,
+                            [&](int64_t begin, int64_t end) { return kernel(l.f, l.operands, nullptr, begin, end); });
+  return scalar(total / l.divisor, x.dtype);
+}
+
+std::tuple<std::optional<Array>, std::optional<Array>> pointwise_loss_backward(
+    std::string_view name, const Array& x, const Array& t, const std::optional<Array>& w, const std::optional<Array>& p,
+    std::string_view reduction, double a, const Array& grad, bool needs_input, bool needs_target) {
+  Loss l = prepare(name, x, t, w, p, reduction, a);
+  bool each = l.reduction == Reduction::none;
+  require_gradient(name, grad, each ? l.shape : Dims(), x.dtype);
+  Array g = each ? grad.with_layout_of(l.x) : grad;
+  double scale = each ? 1.0 : first_value(grad) / l.divisor;
+  std::optional<Array> dx, dt;
+  if (needs_input) dx = Array::empty_like(l.x);
+  if (needs_target) dt = Array::empty_like(l.x);
+  auto kernel = kernels().loss.pointwise_loss_backward[x.dtype];
+  parallel_for(l.x.numel(), kBlock, [&](int64_t begin, int64_t end) {
+    kernel(l.f, l.operands, each ? g.data : nullptr, scale, dx ? dx->data : nullptr, dt ? dt->data : nullptr, begin,
+           end);
+  });
+  if (dx) dx = sum_to(*dx, x.shape);
+  if (dt) dt = sum_to(*dt, t.shape);
+  return {dx, dt};
+}
+
+}  // namespace fastnn::ops
