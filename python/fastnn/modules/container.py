@@ -77,7 +77,7 @@ class _Numbered(Module):
 class Sequential(_Numbered):
     """y = fn(... f1(f0(x))). Takes modules, which become "0", "1", ..., or one mapping from names to modules.
 
-    Neighbours run as one kernel call where no hook looks at them: convolution or linear layer, activation, 2x2 max-pool.
+    Neighbours run as one kernel call where no hook looks at them: convolution or linear, activation, 2x2 max-pool.
     """
 
     def __init__(self, *args: Module | Mapping[str, Module]) -> None:

@@ -26,13 +26,13 @@ def check_epilogue(op: str, activation: str | None) -> str:
         return "none"
     if activation not in EPILOGUES:
         raise NotImplementedError(
-            f"{op}: activation is {activation!r}; expected None or one of {', '.join(EPILOGUES)}; call others after {op}"
+            f"{op}: activation is {activation!r}; expected None or one of {', '.join(EPILOGUES)}"
         )
     return activation
 
 
 def record_epilogue(product, activation: str):
-    """(y, what the activation's backward needs) of y = activation(product); product(name) runs it with that epilogue."""
+    """(y, what its backward needs) of y = activation(product); product(name) runs with that epilogue."""
     if activation == "none":
         return product("none"), None
     if EPILOGUES[activation] == "y":
