@@ -135,9 +135,6 @@ PyObject* method_data_ptr(PyObject* o, PyObject*) {
   return PyLong_FromUnsignedLongLong(reinterpret_cast<uintptr_t>(as_tensor(o)->array.data));
 }
 PyObject* method_is_contiguous(PyObject* o, PyObject*) { return PyBool_FromLong(as_tensor(o)->array.is_contiguous()); }
-PyObject* method_is_channels_last(PyObject* o, PyObject*) {
-  return PyBool_FromLong(as_tensor(o)->array.is_channels_last());
-}
 PyObject* method_is_sole_owner(PyObject* o, PyObject*) {
   return PyBool_FromLong(as_tensor(o)->array.storage->references.load(std::memory_order_relaxed) == 1);
 }
@@ -195,7 +192,6 @@ PyMethodDef methods[] = {
     {"numel", method_numel, METH_NOARGS, "Number of elements."},
     {"data_ptr", method_data_ptr, METH_NOARGS, "Address of the first element."},
     {"_is_contiguous", method_is_contiguous, METH_NOARGS, "Whether the elements lie in row-major order."},
-    {"_is_channels_last", method_is_channels_last, METH_NOARGS, "Whether they lie in N, H, W, C order only."},
     {"_is_sole_owner", method_is_sole_owner, METH_NOARGS, "Whether no other tensor shares the memory."},
     {"_take_history", method_take_history, METH_O, "Makes the tape see this tensor as the given one."},
     {"_as_subclass", as_subclass, METH_O, "A tensor of the given subclass on the same memory."},

@@ -106,9 +106,7 @@ class Tensor(_C.TensorBase):
     def is_contiguous(self, memory_format: str = contiguous_format) -> bool:
         """Whether the elements lie in row-major order, or in channels_last order."""
         if _memory_format("is_contiguous", memory_format):
-            return self._is_channels_last() or (
-                self.ndim == 4 and self.transpose(1, 3).transpose(1, 2)._is_contiguous()
-            )
+            return self.ndim == 4 and _C.permute(self, (0, 2, 3, 1))._is_contiguous()
         return self._is_contiguous()
 
     def tolist(self) -> Any:
@@ -388,9 +386,7 @@ class Tensor(_C.TensorBase):
 
     def __bool__(self) -> bool:
         if self.numel() != 1:
-            raise RuntimeError(
-                f"bool: the truth of a tensor of shape {self.shape} is ambiguous; expected one element: use all() or any()"
-            )
+            raise RuntimeError(f"bool: the truth of a tensor of shape {self.shape} is ambiguous; use all() or any()")
         return self.item() != 0
 
     def __float__(self) -> float:
@@ -401,9 +397,7 @@ class Tensor(_C.TensorBase):
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iub" or self.numel() != 1:
-            raise TypeError(
-                f"index: a tensor of dtype {self.dtype} and shape {self.shape} is no index; expected one int"
-            )
+            raise TypeError(f"index: a tensor of dtype {self.dtype} and shape {self.shape} is no index")
         return int(self.item())
 
     def __repr__(self) -> str:

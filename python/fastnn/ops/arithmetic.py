@@ -211,7 +211,7 @@ def clamp(input: Tensor | np.ndarray, min: float | None = None, max: float | Non
 
 
 # ---- in place --------------------------------------------------------------------------------------------------------
-# record() changes the target and returns it: the tape gets a new node, whose inputs are the target's history and `other`.
+# record() changes the target and returns it: the tape gets a new node, fed by what the target was and by `other`.
 
 
 def _record_in_place(change, saved):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,8 +49,8 @@ def _expand_back(grad, shape, dims):
 
 def _mean_backward(ctx, grad):
     shape, dims = ctx.saved
-    count = np.prod(shape, dtype=np.int64) // max(1, np.prod(grad.shape, dtype=np.int64))
-    return _expand_back(_C.div(grad, float(count)), shape, dims)
+    count = math.prod(shape) / (grad.numel() or 1)
+    return _expand_back(_C.div(grad, count), shape, dims)
 
 
 def _record_extremum(forward):
@@ -71,7 +72,7 @@ def _extremum_backward(ctx, grad):  # equal extrema share the gradient
 
 def _along_backward(ctx, grad):
     index, shape, dim, keepdim = ctx.saved
-    dim = dim % max(1, len(shape))
+    dim = dim % (len(shape) or 1)
     grad = grad[0]
     if grad is None:
         return None

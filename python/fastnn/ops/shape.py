@@ -285,6 +285,6 @@ def set_item(x: Tensor, index: Any, value: Any) -> None:
         value = np.asarray(value, x.dtype)
     if isinstance(value, (_C.TensorBase, np.ndarray)) and value.dtype != x.dtype:
         raise TypeError(
-            f"setitem: value has dtype {value.dtype} but the tensor has {x.dtype}; expected one dtype: convert the value"
+            f"setitem: value has dtype {value.dtype} but the tensor has {x.dtype}; expected one dtype: convert it"
         )
     in_place(_set_item, x, value, index)
