@@ -287,13 +287,13 @@ class Tensor(_C.TensorBase):
     clamp = arithmetic.clamp
 
     def __rsub__(self, other: Any) -> Tensor:
-        return arithmetic._sub(other, self)
+        return arithmetic._sub(_beside(other), self)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return arithmetic._div(other, self)
+        return arithmetic._div(_beside(other), self)
 
     def __rpow__(self, other: Any) -> Tensor:
-        return arithmetic._pow(other, self)
+        return arithmetic._pow(_beside(other), self)
 
     def __matmul__(self, other: Any) -> Tensor:
         from .functional import matmul
@@ -303,7 +303,7 @@ class Tensor(_C.TensorBase):
     def __rmatmul__(self, other: Any) -> Tensor:
         from .functional import matmul
 
-        return matmul(other, self)
+        return matmul(_beside(other), self)
 
     matmul = __matmul__
 
@@ -311,7 +311,7 @@ class Tensor(_C.TensorBase):
         return self
 
     def __invert__(self) -> Tensor:
-        return arithmetic._bitwise_xor(self, True if self.dtype == np.bool_ else -1)
+        return arithmetic._bitwise_xor(self, {"bool": True, "uint8": 255}.get(self.dtype.name, -1))
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
         return NotImplemented if other is None or isinstance(other, str) else arithmetic._eq(self, other)
@@ -439,6 +439,11 @@ class Tensor(_C.TensorBase):
 
 def _rebuild(cls: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tensor:
     return _C.clone(_C.from_numpy(array))._as_subclass(cls).requires_grad_(requires_grad)
+
+
+def _beside(other: Any) -> Any:
+    """The left operand of a reflected operator, whose result is a Tensor although an array comes first."""
+    return _C.from_numpy(other) if isinstance(other, np.ndarray) else other
 
 
 def _memory_format(op: str, memory_format: str) -> bool:

@@ -214,42 +214,36 @@ def clamp(input: Tensor | np.ndarray, min: float | None = None, max: float | Non
 # record() changes the target and returns it: the tape gets a new node, fed by what the target was and by `other`.
 
 
-def _record_in_place(change, saved):
+def _separate(target, other):
+    """other, or a copy of it if the change of target would change it: x.mul_(x)."""
+    return _C.clone(other) if isinstance(other, _Base) and _C.may_overlap(target, other) else other
+
+
+def _record_add_in_place(change):
     def record(target, other):
-        if isinstance(other, _Base) and _C.may_overlap(target, other):
-            other = _C.clone(other)  # x.mul_(x): what the gradient needs is the value before the change
-        kept = saved(target, other)
         change(target, other)
-        return target, kept
+        return target, (target.shape, _shape(other))
 
     return record
 
 
-def _mul_kept(target, other):
-    return _mul_saved(_C.clone(target) if _tracked(other) else target, other)
+def _record_mul_in_place(target, other):
+    before = _C.clone(target) if _tracked(other) else None
+    factor = _separate(target, other) if _tracked(target) else None
+    _C.mul_in_place(target, other)
+    return target, (before, factor, target.shape, _shape(other))
 
 
-def _div_in_place(target, other):
-    if isinstance(other, _Base) and _C.may_overlap(target, other):
-        other = _C.clone(other)
+def _record_div_in_place(target, other):
+    divisor = _separate(target, other)
     _C.div_in_place(target, other)
-    return target, _div_saved(target, other, _C.clone(target) if _tracked(other) else None)
+    return target, (divisor, _C.clone(target) if _tracked(other) else None, target.shape, _shape(other))
 
 
-_add_ = _C.Op(
-    "add_",
-    _C.add_in_place,
-    _record_in_place(_C.add_in_place, lambda a, b: (a.shape, _shape(b))),
-    _add_backward,
-)
-_sub_ = _C.Op(
-    "sub_",
-    _C.sub_in_place,
-    _record_in_place(_C.sub_in_place, lambda a, b: (a.shape, _shape(b))),
-    _sub_backward,
-)
-_mul_ = _C.Op("mul_", _C.mul_in_place, _record_in_place(_C.mul_in_place, _mul_kept), _mul_backward)
-_div_ = _C.Op("div_", _C.div_in_place, _div_in_place, _div_backward)
+_add_ = _C.Op("add_", _C.add_in_place, _record_add_in_place(_C.add_in_place), _add_backward)
+_sub_ = _C.Op("sub_", _C.sub_in_place, _record_add_in_place(_C.sub_in_place), _sub_backward)
+_mul_ = _C.Op("mul_", _C.mul_in_place, _record_mul_in_place, _mul_backward)
+_div_ = _C.Op("div_", _C.div_in_place, _record_div_in_place, _div_backward)
 _copy_ = _C.Op(
     "copy_",
     _C.assign,
