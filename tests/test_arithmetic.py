@@ -1,11 +1,10 @@
 """Elementwise arithmetic: values on every ISA, broadcasting, layouts, dtypes, gradients, in-place changes, errors."""
 
+import fastnn
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-
-import fastnn
 from fastnn import _C
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
