@@ -186,36 +186,34 @@ Array Array::view(const Dims& new_shape, const Dims& new_strides, int64_t offset
   return v;
 }
 
+std::optional<Dims> Array::view_strides(const Dims& new_shape) const {
+  if (is_contiguous() || numel() == 0) return contiguous_strides(new_shape);
+  // Axes merge into runs of uniform stride; a view exists when the new axes divide each run.
+  int64_t size[kMaxDims], stride[kMaxDims];
+  int runs = 0;
+  for (int i = 0; i < shape.n; ++i) {
+    if (shape[i] == 1) continue;
+    if (runs && stride[runs - 1] == shape[i] * strides[i]) size[runs - 1] *= shape[i];
+    else size[runs++] = shape[i];
+    stride[runs - 1] = strides[i];
+  }
+  Dims s = contiguous_strides(new_shape);
+  int j = new_shape.n - 1;
+  for (int r = runs - 1; r >= 0; --r) {
+    for (int64_t rest = size[r], step = stride[r]; rest > 1; --j) {
+      if (rest % new_shape[j]) return std::nullopt;
+      s[j] = step;
+      step *= new_shape[j];
+      rest /= new_shape[j];
+    }
+  }
+  return s;
+}
+
 Array Array::reshape(const Dims& new_shape) const {
   require<ValueError>(checked_numel(new_shape) == numel(), "reshape: shape ", shape, " cannot become ", new_shape);
-  Dims s = contiguous_strides(new_shape);
-  if (is_contiguous()) return view(new_shape, s);
-  // A view exists when every group of old axes that merge into new ones is uniformly strided.
-  int i = shape.n - 1, j = new_shape.n - 1;
-  bool ok = numel() > 0;
-  while (ok && j >= 0) {
-    while (i >= 0 && shape[i] == 1) --i;
-    if (i < 0) {
-      for (; j >= 0; --j) s[j] = 1;
-      break;
-    }
-    int64_t old_run = shape[i], step = strides[i], base = step, new_run = 1;
-    do {
-      s[j] = base * new_run;
-      new_run *= new_shape[j--];
-      while (old_run < new_run && i > 0) {
-        --i;
-        if (shape[i] == 1) continue;
-        if (strides[i] != step * shape[i + 1]) ok = false;
-        step = strides[i];
-        old_run *= shape[i];
-      }
-    } while (ok && j >= 0 && new_run != old_run);
-    if (new_run != old_run) ok = false;
-    while (ok && j >= 0 && new_shape[j] == 1) s[j--] = base * new_run;
-    --i;
-  }
-  return ok ? view(new_shape, s) : contiguous().view(new_shape, contiguous_strides(new_shape));
+  std::optional<Dims> s = view_strides(new_shape);
+  return s ? view(new_shape, *s) : contiguous().view(new_shape, contiguous_strides(new_shape));
 }
 
 namespace {

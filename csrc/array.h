@@ -104,6 +104,7 @@ class Array {
   Array channels_last() const;     // itself, or a copy in N, H, W, C order
   Array with_layout_of(const Array& o) const;  // itself, or a copy with the strides of the dense array o (same shape)
   Array view(const Dims& shape, const Dims& strides, int64_t offset = 0) const;
+  std::optional<Dims> view_strides(const Dims& shape) const;  // of a view with another shape; none where it needs a copy
   Array reshape(const Dims& shape) const;  // a view where strides allow it, else a copy
   void bump_version() const { storage->version.fetch_add(1, std::memory_order_relaxed); }
 };

@@ -5,6 +5,7 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "ops/activation.h"
+#include "ops/comparison.h"
 #include "ops/conv2d.h"
 #include "ops/cross_entropy.h"
 #include "ops/dropout.h"
@@ -14,9 +15,12 @@
 #include "ops/optimizer.h"
 #include "ops/pooling.h"
 #include "ops/probe.h"
+#include "ops/reduction.h"
+#include "ops/shape.h"
 #include "ops/softmax.h"
 #include "parallel.h"
 #include "python/fastcall.h"
+#include "python/indexing.h"
 #include "python/tape.h"
 
 namespace py = pybind11;
@@ -36,8 +40,48 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::clone>(m, "clone", "input");
   ok &= add<ops::astype>(m, "astype", "input, dtype");
   ok &= add<ops::assign>(m, "assign", "target, source");
-  ok &= add<ops::add>(m, "add", "input, other");
-  ok &= add<ops::add_in_place>(m, "add_in_place", "target, other");
+  ok &= add<ops::may_overlap>(m, "may_overlap", "a, b");
+  ok &= add<ops::empty>(m, "empty", "shape, dtype");
+  ok &= add<ops::full>(m, "full", "shape, value, dtype");
+  ok &= add<ops::fill>(m, "fill", "target, value");
+  ok &= add<ops::arithmetic<Binary::add>>(m, "add", "input, other");
+  ok &= add<ops::arithmetic<Binary::sub>>(m, "sub", "input, other");
+  ok &= add<ops::arithmetic<Binary::mul>>(m, "mul", "input, other");
+  ok &= add<ops::arithmetic<Binary::div>>(m, "div", "input, other");
+  ok &= add<ops::arithmetic<Binary::pow>>(m, "pow", "input, exponent");
+  ok &= add<ops::arithmetic<Binary::maximum>>(m, "maximum", "input, other");
+  ok &= add<ops::arithmetic<Binary::minimum>>(m, "minimum", "input, other");
+  ok &= add<ops::arithmetic<Binary::bit_and>>(m, "bitwise_and", "input, other");
+  ok &= add<ops::arithmetic<Binary::bit_or>>(m, "bitwise_or", "input, other");
+  ok &= add<ops::arithmetic<Binary::bit_xor>>(m, "bitwise_xor", "input, other");
+  ok &= add<ops::arithmetic_in_place<Binary::add>>(m, "add_in_place", "target, other");
+  ok &= add<ops::arithmetic_in_place<Binary::sub>>(m, "sub_in_place", "target, other");
+  ok &= add<ops::arithmetic_in_place<Binary::mul>>(m, "mul_in_place", "target, other");
+  ok &= add<ops::arithmetic_in_place<Binary::div>>(m, "div_in_place", "target, other");
+  // comparison
+  ok &= add<ops::compare<ops::Comparison::eq>>(m, "eq", "input, other");
+  ok &= add<ops::compare<ops::Comparison::ne>>(m, "ne", "input, other");
+  ok &= add<ops::compare<ops::Comparison::lt>>(m, "lt", "input, other");
+  ok &= add<ops::compare<ops::Comparison::le>>(m, "le", "input, other");
+  ok &= add<ops::compare<ops::Comparison::gt>>(m, "gt", "input, other");
+  ok &= add<ops::compare<ops::Comparison::ge>>(m, "ge", "input, other");
+  ok &= add<ops::where>(m, "where", "condition, input, other");
+  // reduction
+  ok &= add<ops::sum>(m, "sum", "input, dim, keepdim");
+  ok &= add<ops::mean>(m, "mean", "input, dim, keepdim");
+  ok &= add<ops::sum_to>(m, "sum_to", "input, shape");
+  ok &= add<ops::amax>(m, "amax", "input, dim, keepdim");
+  ok &= add<ops::amin>(m, "amin", "input, dim, keepdim");
+  ok &= add<ops::max_along>(m, "max_along", "input, dim, keepdim");
+  ok &= add<ops::min_along>(m, "min_along", "input, dim, keepdim");
+  // shape
+  ok &= add<ops::reshape>(m, "reshape", "input, shape");
+  ok &= add<ops::view>(m, "view", "input, shape");
+  ok &= add<ops::permute>(m, "permute", "input, dims");
+  ok &= add<ops::transpose>(m, "transpose", "input, dim0, dim1");
+  ok &= add<ops::expand>(m, "expand", "input, shape");
+  ok &= add<ops::contiguous>(m, "contiguous", "input, channels_last");
+  ok &= add<ops::concatenate>(m, "cat", "tensors, dim");
   // activation
   ok &= add<ops::activation>(m, "activation", "function, input, a, b");
   ok &= add<ops::activation_backward>(m, "activation_backward", "function, saved, grad, a, b");
@@ -153,7 +197,7 @@ void bind_runtime(py::module_& m) {
 }
 
 void bind_tensor(py::module_& m) {
-  if (!python::add_tensor_type(m.ptr()) || !python::add_tape_types(m.ptr())) throw py::error_already_set();
+  if (!python::add_tensor_type(m.ptr()) || !python::add_tape_types(m.ptr()) || !python::add_indexing(m.ptr())) throw py::error_already_set();
   m.def("set_tensor_type", [](py::type t) { python::tensor_type = reinterpret_cast<PyTypeObject*>(t.release().ptr()); });
   m.def("set_bfloat16", [](py::handle dtype) { python::set_bfloat16(dtype.ptr()); });
   m.def("set_foreign_handler", [](py::handle f) { python::set_foreign_handler(f.ptr()); });
@@ -189,6 +233,8 @@ PYBIND11_MODULE(_C, m) {
       PyErr_SetString(PyExc_ValueError, e.what());
     } catch (const TypeError& e) {
       PyErr_SetString(PyExc_TypeError, e.what());
+    } catch (const IndexError& e) {
+      PyErr_SetString(PyExc_IndexError, e.what());
     } catch (const NotImplementedError& e) {
       PyErr_SetString(PyExc_NotImplementedError, e.what());
     }

@@ -162,6 +162,8 @@ std::vector<KernelRow> kernel_rows() {
 #include "kernels/conv2d_sparse.inc"
   family = "elementwise";
 #include "kernels/elementwise.inc"
+  family = "reduction";
+#include "kernels/reduction.inc"
   family = "activation";
 #include "kernels/activation.inc"
   family = "pooling";

@@ -95,21 +95,19 @@ class Cache {
         unlink(b, bin);
         ++hits_;
       }
-      in_use_ += int64_t(size);
-      peak_ = std::max(peak_, in_use_);
-      window_peak_ = std::max(window_peak_, in_use_);
-      if (b) return b;
+      if (b) {
+        count(size);
+        return b;
+      }
     }
     void* p = system_allocate(size);
     if (!p) {
       empty();  // what we cache must never be the reason for a failure
       p = system_allocate(size);
     }
-    if (!p) {
-      std::lock_guard lock(mutex_);
-      in_use_ -= int64_t(size);
-      throw std::bad_alloc();
-    }
+    if (!p) throw std::bad_alloc();
+    std::lock_guard lock(mutex_);
+    count(size);
     return p;
   }
 
@@ -141,6 +139,12 @@ class Cache {
   std::mutex& mutex() { return mutex_; }
 
  private:
+  void count(size_t size) {
+    in_use_ += int64_t(size);
+    peak_ = std::max(peak_, in_use_);
+    window_peak_ = std::max(window_peak_, in_use_);
+  }
+
   void link(IdleBlock* b, size_t size, int bin) {
     *b = {bins_[bin], nullptr, newest_, nullptr, size};
     if (b->bin_next) b->bin_next->bin_prev = b;

@@ -109,7 +109,10 @@ class Pool {
   void after_fork() {
     started_ = 0;
     sleepers_.store(0);
-    for (Region& r : regions_) r.owned.store(false);
+    for (Region& r : regions_) {  // another thread's region may have been running: its stack is gone
+      r.claim.store(r.claim.load() | kClosed);
+      r.owned.store(false);
+    }
     inside = false;
   }
 

@@ -11,6 +11,9 @@ struct Conv2dSparseKernels {
 struct ElementwiseKernels {
 #include "elementwise.inc"
 };
+struct ReductionKernels {
+#include "reduction.inc"
+};
 struct ActivationKernels {
 #include "activation.inc"
 };

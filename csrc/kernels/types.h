@@ -132,4 +132,7 @@ struct CrossEntropyRows {
   double smoothing, scale;
 };
 
+// Elementwise arithmetic. bit_and, bit_or and bit_xor are for integers and bool, which ops/elementwise.cpp does itself.
+enum class Binary : int { add, sub, mul, div, pow, maximum, minimum, bit_and, bit_or, bit_xor };
+
 }  // namespace fastnn

@@ -1,13 +1,161 @@
+#include <math.h>
+
 #include "../dispatch.h"
 #include "../simd/simd.h"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
+// libm on every lane: exact in the special cases. Models take powers of 2, 3 and 1/2, which binary_scalar does itself.
+template <class V, class Fn>
+FASTNN_INLINE V lanewise(V a, V b, Fn fn) {
+  decltype(sum(a)) x[V::kLanes], y[V::kLanes];
+  a.store(x);
+  b.store(y);
+  for (int i = 0; i < V::kLanes; ++i) x[i] = fn(x[i], y[i]);
+  return V::load(x);
+}
+inline float power(float a, float b) { return ::powf(a, b); }
+inline double power(double a, double b) { return ::pow(a, b); }
+
+struct Add {
+  template <class V>
+  static FASTNN_INLINE V f(V a, V b) {
+    return a + b;
+  }
+};
+struct Sub {
+  template <class V>
+  static FASTNN_INLINE V f(V a, V b) {
+    return a - b;
+  }
+};
+struct Mul {
+  template <class V>
+  static FASTNN_INLINE V f(V a, V b) {
+    return a * b;
+  }
+};
+struct Div {
+  template <class V>
+  static FASTNN_INLINE V f(V a, V b) {
+    return a / b;
+  }
+};
+struct Pow {
+  template <class V>
+  static FASTNN_INLINE V f(V a, V b) {
+    return lanewise(a, b, [](auto x, auto y) { return power(x, y); });
+  }
+};
+// NaN in either operand gives NaN: max() returns its second argument there.
+struct Maximum {
+  template <class V>
+  static FASTNN_INLINE V f(V a, V b) {
+    return select(a != a, a, max(a, b));
+  }
+};
+struct Minimum {
+  template <class V>
+  static FASTNN_INLINE V f(V a, V b) {
+    return select(a != a, a, min(a, b));
+  }
+};
+
+struct Square {
+  template <class V>
+  static FASTNN_INLINE V f(V a) {
+    return a * a;
+  }
+};
+struct Cube {
+  template <class V>
+  static FASTNN_INLINE V f(V a) {
+    return a * a * a;
+  }
+};
+struct Sqrt {
+  template <class V>
+  static FASTNN_INLINE V f(V a) {
+    return sqrt(a);
+  }
+};
+template <class Fn, class T>
+FASTNN_INLINE void map(const void* x, void* y, int64_t n) {
+  using V = Compute<T>;
+  auto* px = static_cast<const T*>(x);
+  auto* py = static_cast<T*>(y);
+  for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(px + i, lanes)), py + i, lanes); });
+}
+
+// g(Fn()) for the operation f.
+template <class G>
+FASTNN_INLINE void with_function(Binary f, G&& g) {
+  switch (f) {
+    case Binary::add:
+      return g(Add());
+    case Binary::sub:
+      return g(Sub());
+    case Binary::mul:
+      return g(Mul());
+    case Binary::div:
+      return g(Div());
+    case Binary::pow:
+      return g(Pow());
+    case Binary::maximum:
+      return g(Maximum());
+    case Binary::minimum:
+      return g(Minimum());
+    default:
+      return;
+  }
+}
+
+template <class T>
+void binary(Binary f, const void* a, const void* b, void* y, int64_t n) {
+  using V = Compute<T>;
+  auto* pa = static_cast<const T*>(a);
+  auto* pb = static_cast<const T*>(b);
+  auto* py = static_cast<T*>(y);
+  with_function(f, [&]<class Fn>(Fn) {
+    for_lanes<V>(
+        n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(pa + i, lanes), load<V>(pb + i, lanes)), py + i, lanes); });
+  });
+}
+
+template <class T>
+void binary_scalar(Binary f, const void* a, double b, void* y, int64_t n) {
+  using V = Compute<T>;
+  if (f == Binary::pow) {
+    if (b == 2) return map<Square, T>(a, y, n);
+    if (b == 3) return map<Cube, T>(a, y, n);
+    if (b == 0.5) return map<Sqrt, T>(a, y, n);
+  }
+  auto* pa = static_cast<const T*>(a);
+  auto* py = static_cast<T*>(y);
+  V vb = V(Scalar<T>(b));
+  with_function(f, [&]<class Fn>(Fn) {
+    for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(pa + i, lanes), vb), py + i, lanes); });
+  });
+}
+
+template <class T>
+void scalar_binary(Binary f, double a, const void* b, void* y, int64_t n) {
+  using V = Compute<T>;
+  auto* pb = static_cast<const T*>(b);
+  auto* py = static_cast<T*>(y);
+  V va = V(Scalar<T>(a));
+  with_function(f, [&]<class Fn>(Fn) {
+    for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(va, load<V>(pb + i, lanes)), py + i, lanes); });
+  });
+}
+
 }  // namespace
 
 #define FASTNN_FAMILY_INC "elementwise.inc"
-#define FASTNN_FAMILY_TABLE extern const ElementwiseKernels elementwise_kernels; const ElementwiseKernels elementwise_kernels
+#define FASTNN_FAMILY_TABLE                            \
+  extern const ElementwiseKernels elementwise_kernels; \
+  const ElementwiseKernels elementwise_kernels
 #include "../kernels/fill.h"
 
 }  // namespace fastnn::FASTNN_ISA

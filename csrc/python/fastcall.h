@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../operand.h"
 #include "annotation.h"
 #include "tensor.h"
 
@@ -24,21 +25,26 @@ struct Place {
                           "; expected ", expected));
 }
 
-template <class T> struct From;
+template <class T>
+struct From;
 
-template <> struct From<Array> {
+template <>
+struct From<Array> {
   static const Array& get(PyObject* o, const Place& at) {
-    if (!is_tensor(o)) [[unlikely]] wrong_type(at, o, "a Tensor or a numpy array");
+    if (!is_tensor(o)) [[unlikely]]
+      wrong_type(at, o, "a Tensor or a numpy array");
     return as_tensor(o)->array;
   }
 };
-template <> struct From<std::optional<Array>> {
+template <>
+struct From<std::optional<Array>> {
   static std::optional<Array> get(PyObject* o, const Place& at) {
     if (o == Py_None) return std::nullopt;
     return From<Array>::get(o, at);
   }
 };
-template <> struct From<int64_t> {
+template <>
+struct From<int64_t> {
   static int64_t get(PyObject* o, const Place& at) {
     if (PyBool_Check(o) || !PyIndex_Check(o)) wrong_type(at, o, "an int");
     PyObject* i = PyNumber_Index(o);
@@ -50,7 +56,8 @@ template <> struct From<int64_t> {
     return v;
   }
 };
-template <> struct From<double> {
+template <>
+struct From<double> {
   static double get(PyObject* o, const Place& at) {
     double v = PyFloat_AsDouble(o);
     if (v == -1.0 && PyErr_Occurred()) {
@@ -60,7 +67,8 @@ template <> struct From<double> {
     return v;
   }
 };
-template <> struct From<bool> {
+template <>
+struct From<bool> {
   static bool get(PyObject* o, const Place& at) {
     int v = PyObject_IsTrue(o);
     if (v < 0) {
@@ -70,7 +78,8 @@ template <> struct From<bool> {
     return v;
   }
 };
-template <> struct From<std::string_view> {
+template <>
+struct From<std::string_view> {
   static std::string_view get(PyObject* o, const Place& at) {
     if (!PyUnicode_Check(o)) wrong_type(at, o, "a str");
     Py_ssize_t n;
@@ -79,11 +88,32 @@ template <> struct From<std::string_view> {
     return {s, size_t(n)};
   }
 };
-template <> struct From<DType> {
+template <>
+struct From<DType> {
   static DType get(PyObject* o, const Place&) { return dtype_from_object(o); }
 };
+// A tensor, an int or a float.
+template <>
+struct From<Operand> {
+  static Operand get(PyObject* o, const Place& at) {
+    if (is_tensor(o)) return Operand(as_tensor(o)->array);
+    Operand v;
+    if (PyFloat_Check(o)) {
+      v.floating = true;
+      v.number = PyFloat_AS_DOUBLE(o);
+      return v;
+    }
+    if (!PyLong_Check(o)) wrong_type(at, o, "a Tensor, a numpy array or a number");
+    int overflow;
+    v.integer = PyLong_AsLongLongAndOverflow(o, &overflow);
+    if (overflow) throw ValueError(message(at.function, ": argument '", at.names[at.index], "' does not fit int64"));
+    v.number = double(v.integer);
+    return v;
+  }
+};
 // A tuple or list of ints; never a single int (the Python layer expands those).
-template <> struct From<Dims> {
+template <>
+struct From<Dims> {
   static Dims get(PyObject* o, const Place& at) {
     if (!PyTuple_Check(o) && !PyList_Check(o)) wrong_type(at, o, "a tuple of int");
     Dims d;
@@ -95,7 +125,8 @@ template <> struct From<Dims> {
     return d;
   }
 };
-template <class T> struct From<std::vector<T>> {
+template <class T>
+struct From<std::vector<T>> {
   static std::vector<T> get(PyObject* o, const Place& at) {
     if (!PyTuple_Check(o) && !PyList_Check(o)) wrong_type(at, o, "a tuple");
     std::vector<T> v;
@@ -127,7 +158,8 @@ PyObject* to_python(std::tuple<T...>&& t) {
   return out;
 }
 
-template <auto function> struct Fastcall;
+template <auto function>
+struct Fastcall;
 
 template <class R, class... Args, R (*function)(Args...)>
 struct Fastcall<function> {

@@ -61,6 +61,10 @@ DType dtype_from_object(PyObject* o) {
 
 bool is_numpy(PyObject* o) { return py::detail::npy_api::get().PyArray_Check_(o); }
 
+bool is_dtype(PyObject* o) {
+  return PyObject_TypeCheck(o, reinterpret_cast<PyTypeObject*>(py::detail::npy_api::get().PyArrayDescr_Type_));
+}
+
 PyObject* from_numpy(PyObject* o) {
   auto* a = py::detail::array_proxy(o);
   int t = find(a->descr);

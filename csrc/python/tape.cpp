@@ -14,8 +14,7 @@ PyObject *foreign_handler = nullptr, *accumulate_add = nullptr, *accumulate_in_p
 PyTypeObject *op_type = nullptr, *node_type = nullptr;
 
 struct OpObject {
-  PyObject_HEAD
-  vectorcallfunc vectorcall;
+  PyObject_HEAD vectorcallfunc vectorcall;
   PyObject *name, *forward, *record, *backward;
 };
 
@@ -36,8 +35,7 @@ struct NodeState {
 };
 
 struct NodeObject {
-  PyObject_HEAD
-  OpObject* op;
+  PyObject_HEAD OpObject* op;
   PyObject *saved, *needs;
   uint64_t sequence;  // nodes run in falling order: every consumer was recorded later
   bool queued, used;
@@ -89,9 +87,10 @@ void node_dealloc(PyObject* o) {
 PyObject* node_saved(PyObject* o, void*) {
   auto* self = reinterpret_cast<NodeObject*>(o);
   if (!self->saved) {
-    PyErr_Format(PyExc_RuntimeError,
-                 "backward: the values that %U saved have been freed by an earlier backward(); run the forward pass again",
-                 self->op->name);
+    PyErr_Format(
+        PyExc_RuntimeError,
+        "backward: the values that %U saved have been freed by an earlier backward(); run the forward pass again",
+        self->op->name);
     return nullptr;
   }
   return Py_NewRef(self->saved);
@@ -102,11 +101,10 @@ PyObject* node_repr(PyObject* o) {
   return PyUnicode_FromFormat("<Node %U>", reinterpret_cast<NodeObject*>(o)->op->name);
 }
 
-PyGetSetDef node_getset[] = {
-    {"saved", node_saved, nullptr, "What record() saved for backward().", nullptr},
-    {"needs_input_grad", node_needs, nullptr, "One bool per argument of the call.", nullptr},
-    {"name", node_name, nullptr, "Name of the operation.", nullptr},
-    {}};
+PyGetSetDef node_getset[] = {{"saved", node_saved, nullptr, "What record() saved for backward().", nullptr},
+                             {"needs_input_grad", node_needs, nullptr, "One bool per argument of the call.", nullptr},
+                             {"name", node_name, nullptr, "Name of the operation.", nullptr},
+                             {}};
 PyType_Slot node_slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(node_dealloc)},
                             {Py_tp_getset, node_getset},
                             {Py_tp_repr, reinterpret_cast<void*>(node_repr)},
@@ -147,9 +145,12 @@ bool attach(OpObject* op, PyObject* const* args, Py_ssize_t nargs, PyObject*& ou
     for (Py_ssize_t k = 0; k < nargs; ++k) shared |= args[k] == out;
     if (shared) {
       PyObject* fresh = alias(out);
-      if (!fresh) ok = false;
-      else if (several) PyTuple_SetItem(outputs, i, fresh);
-      else Py_SETREF(outputs, fresh);
+      if (!fresh)
+        ok = false;
+      else if (several)
+        PyTuple_SetItem(outputs, i, fresh);
+      else
+        Py_SETREF(outputs, fresh);
       if (!ok) break;
       out = fresh;
     }
@@ -162,7 +163,8 @@ bool attach(OpObject* op, PyObject* const* args, Py_ssize_t nargs, PyObject*& ou
     if (!is_tensor(s)) continue;
     if (as_tensor(s)->node == reinterpret_cast<PyObject*>(node)) {
       PyObject* fresh = alias(s);
-      if (!fresh) ok = false;
+      if (!fresh)
+        ok = false;
       else {
         PyTuple_SET_ITEM(saved, k, fresh);
         Py_DECREF(s);
@@ -209,8 +211,10 @@ PyObject* outputs_to_numpy(PyObject* out) {
     for (Py_ssize_t i = 0; result && i < n; ++i) {
       PyObject* item = PyTuple_GET_ITEM(out, i);
       PyObject* converted = is_tensor(item) ? to_numpy(item) : Py_NewRef(item);
-      if (!converted) Py_CLEAR(result);
-      else PyTuple_SET_ITEM(result, i, converted);
+      if (!converted)
+        Py_CLEAR(result);
+      else
+        PyTuple_SET_ITEM(result, i, converted);
     }
   } else {
     return out;
@@ -243,6 +247,8 @@ PyObject* op_call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject
     } else if (a == Py_None || type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type ||
                type == &PyUnicode_Type || type == &PyTuple_Type) {
       continue;
+    } else if (is_dtype(a)) {
+      continue;
     } else if (is_numpy(a)) {
       numpy = true;
       first_is_numpy |= !seen;
@@ -271,8 +277,10 @@ PyObject* op_call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject
     converted[size_t(i)] = args[i];
     if (Py_TYPE(args[i]) == tensor_type || !is_numpy(args[i])) continue;
     PyObject* t = from_numpy(args[i]);
-    if (!t) ok = false;
-    else owned.push_back(converted[size_t(i)] = t);
+    if (!t)
+      ok = false;
+    else
+      owned.push_back(converted[size_t(i)] = t);
   }
   PyObject* out = ok ? call_with_tensors(op, converted.data(), nargs, record) : nullptr;
   if (out && first_is_numpy && !record) out = outputs_to_numpy(out);
@@ -307,20 +315,25 @@ void op_dealloc(PyObject* o) {
   Py_DECREF(type);
 }
 
-PyMemberDef op_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(OpObject, vectorcall), READONLY, nullptr},
-    {"name", T_OBJECT, offsetof(OpObject, name), READONLY, nullptr},
-    {"forward", T_OBJECT, offsetof(OpObject, forward), READONLY, nullptr},
-    {"record", T_OBJECT, offsetof(OpObject, record), READONLY, nullptr},
-    {"backward", T_OBJECT, offsetof(OpObject, backward), READONLY, nullptr},
-    {}};
+// An Op that is an attribute of a class is a method: Tensor.__add__ = add costs no Python frame.
+PyObject* op_get(PyObject* self, PyObject* object, PyObject*) {
+  return object && object != Py_None ? PyMethod_New(self, object) : Py_NewRef(self);
+}
+
+PyMemberDef op_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpObject, vectorcall), READONLY, nullptr},
+                            {"name", T_OBJECT, offsetof(OpObject, name), READONLY, nullptr},
+                            {"forward", T_OBJECT, offsetof(OpObject, forward), READONLY, nullptr},
+                            {"record", T_OBJECT, offsetof(OpObject, record), READONLY, nullptr},
+                            {"backward", T_OBJECT, offsetof(OpObject, backward), READONLY, nullptr},
+                            {}};
 PyType_Slot op_slots[] = {{Py_tp_new, reinterpret_cast<void*>(op_new)},
                           {Py_tp_dealloc, reinterpret_cast<void*>(op_dealloc)},
                           {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+                          {Py_tp_descr_get, reinterpret_cast<void*>(op_get)},
                           {Py_tp_members, op_members},
                           {0, nullptr}};
-PyType_Spec op_spec = {"fastnn._C.Op", sizeof(OpObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL,
-                       op_slots};
+PyType_Spec op_spec = {"fastnn._C.Op", sizeof(OpObject), 0,
+                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR, op_slots};
 
 // ---- backward ----------------------------------------------------------------------------------------------------
 
@@ -341,7 +354,8 @@ bool add_pending(PyObject*& slot, PyObject* g) {
 bool add_to_leaf(TensorObject* leaf, PyObject* g) {
   const Array& a = as_tensor(g)->array;
   if (!(a.shape == leaf->array.shape) || a.dtype != leaf->array.dtype) {
-    PyErr_Format(PyExc_RuntimeError, "backward: gradient of shape %s and dtype %s for a tensor of shape %s and dtype %s",
+    PyErr_Format(PyExc_RuntimeError,
+                 "backward: gradient of shape %s and dtype %s for a tensor of shape %s and dtype %s",
                  to_text(a.shape).c_str(), name(a.dtype), to_text(leaf->array.shape).c_str(), name(leaf->array.dtype));
     Py_DECREF(g);
     return false;
@@ -434,8 +448,10 @@ bool run_node(Queue& queue, NodeObject* n) {
       ok = false;
       break;
     }
-    if (tuple) PyTuple_SET_ITEM(result, i, Py_NewRef(Py_None));
-    else result = nullptr;
+    if (tuple)
+      PyTuple_SET_ITEM(result, i, Py_NewRef(Py_None));
+    else
+      result = nullptr;
     ok = deliver(queue, edges[size_t(i)].target, edges[size_t(i)].index, g);
   }
   Py_XDECREF(result);
@@ -468,8 +484,10 @@ PyObject* run_backward(PyObject* tensor, PyObject* gradient) {
     for (PyObject*& g : n->state->pending) Py_CLEAR(g);
     Py_DECREF(n);
   }
-  if (!ok) return nullptr;
-  Py_RETURN_NONE;
+  if (ok) Py_RETURN_NONE;
+  if (!PyErr_Occurred())
+    PyErr_SetString(PyExc_RuntimeError, "backward: two threads differentiated the same graph at once");
+  return nullptr;
 }
 
 void set_foreign_handler(PyObject* handler) { Py_XSETREF(foreign_handler, Py_NewRef(handler)); }

@@ -4,6 +4,7 @@
 
 #include <new>
 
+#include "../convert.h"
 #include "tape.h"
 
 namespace fastnn::python {
@@ -15,21 +16,15 @@ void set_python_error() {
   if (PyErr_Occurred()) return;
   try {
     throw;
-  } catch (pybind11::error_already_set& e) {
-    e.restore();
-  } catch (const ValueError& e) {
+  } catch (pybind11::error_already_set& e) { e.restore(); } catch (const ValueError& e) {
     PyErr_SetString(PyExc_ValueError, e.what());
-  } catch (const TypeError& e) {
-    PyErr_SetString(PyExc_TypeError, e.what());
-  } catch (const IndexError& e) {
+  } catch (const TypeError& e) { PyErr_SetString(PyExc_TypeError, e.what()); } catch (const IndexError& e) {
     PyErr_SetString(PyExc_IndexError, e.what());
   } catch (const NotImplementedError& e) {
     PyErr_SetString(PyExc_NotImplementedError, e.what());
   } catch (const std::bad_alloc&) {
     PyErr_SetString(PyExc_MemoryError, "fastnn: out of memory");
-  } catch (const std::exception& e) {
-    PyErr_SetString(PyExc_RuntimeError, e.what());
-  }
+  } catch (const std::exception& e) { PyErr_SetString(PyExc_RuntimeError, e.what()); }
 }
 
 PyObject* wrap(Array array) {
@@ -66,11 +61,8 @@ PyObject* get_shape(PyObject* o, void*) { return tuple_of(as_tensor(o)->array.sh
 PyObject* get_strides(PyObject* o, void*) { return tuple_of(as_tensor(o)->array.strides); }
 PyObject* get_dtype(PyObject* o, void*) { return Py_NewRef(dtype_object(as_tensor(o)->array.dtype)); }
 PyObject* get_ndim(PyObject* o, void*) { return PyLong_FromLong(as_tensor(o)->array.ndim()); }
-PyObject* get_size(PyObject* o, void*) { return PyLong_FromLongLong(as_tensor(o)->array.numel()); }
 PyObject* get_requires_grad(PyObject* o, void*) { return PyBool_FromLong(as_tensor(o)->requires_grad); }
 PyObject* get_is_leaf(PyObject* o, void*) { return PyBool_FromLong(!as_tensor(o)->node); }
-PyObject* get_data_pointer(PyObject* o, void*) { return PyLong_FromVoidPtr(as_tensor(o)->array.data); }
-PyObject* get_contiguous(PyObject* o, void*) { return PyBool_FromLong(as_tensor(o)->array.is_contiguous()); }
 PyObject* get_version(PyObject* o, void*) {
   return PyLong_FromLongLong(as_tensor(o)->array.storage->version.load(std::memory_order_relaxed));
 }
@@ -112,8 +104,8 @@ int set_grad(PyObject* o, PyObject* value, void*) {
   }
   const Array& g = as_tensor(value)->array;
   if (!(g.shape == self->array.shape) || g.dtype != self->array.dtype || value == o) {
-    PyErr_Format(PyExc_ValueError, "grad: got shape %s and dtype %s; expected %s and %s",
-                 to_text(g.shape).c_str(), name(g.dtype), to_text(self->array.shape).c_str(), name(self->array.dtype));
+    PyErr_Format(PyExc_ValueError, "grad: got shape %s and dtype %s; expected %s and %s", to_text(g.shape).c_str(),
+                 name(g.dtype), to_text(self->array.shape).c_str(), name(self->array.dtype));
     return -1;
   }
   Py_XSETREF(self->grad, Py_NewRef(value));
@@ -138,30 +130,76 @@ PyObject* method_bump(PyObject* o, PyObject*) {
   Py_RETURN_NONE;
 }
 
+PyObject* method_numel(PyObject* o, PyObject*) { return PyLong_FromLongLong(as_tensor(o)->array.numel()); }
+PyObject* method_data_ptr(PyObject* o, PyObject*) {
+  return PyLong_FromUnsignedLongLong(reinterpret_cast<uintptr_t>(as_tensor(o)->array.data));
+}
+PyObject* method_is_contiguous(PyObject* o, PyObject*) { return PyBool_FromLong(as_tensor(o)->array.is_contiguous()); }
+PyObject* method_is_sole_owner(PyObject* o, PyObject*) {
+  return PyBool_FromLong(as_tensor(o)->array.storage->references.load(std::memory_order_relaxed) == 1);
+}
+
+// Element as a Python number.
+PyObject* method_item(PyObject* o, PyObject*) {
+  const Array& a = as_tensor(o)->array;
+  if (a.numel() != 1) {
+    PyErr_Format(PyExc_RuntimeError, "item: a tensor of shape %s has %lld elements; expected one",
+                 to_text(a.shape).c_str(), static_cast<long long>(a.numel()));
+    return nullptr;
+  }
+  return visit(a.dtype, [&]<class T>(T* p) -> PyObject* {
+    p = a.as<T>();
+    if constexpr (std::is_same_v<T, bool>)
+      return PyBool_FromLong(*p);
+    else if constexpr (std::is_integral_v<T>)
+      return PyLong_FromLongLong(*p);
+    else
+      return PyFloat_FromDouble(convert<double>(*p));
+  });
+}
+
+// After an in-place change: the tape describes this tensor as it does `source`, the result that was recorded for it.
+PyObject* method_take_history(PyObject* o, PyObject* source) {
+  if (!is_tensor(source)) {
+    PyErr_SetString(PyExc_TypeError, "_take_history: expected a Tensor");
+    return nullptr;
+  }
+  TensorObject *self = as_tensor(o), *from = as_tensor(source);
+  self->requires_grad = from->requires_grad;
+  self->output_index = from->output_index;
+  PyObject* before = self->node;
+  self->node = Py_XNewRef(from->node);
+  Py_XDECREF(before);
+  Py_RETURN_NONE;
+}
+
 PyGetSetDef getset[] = {
     {"shape", get_shape, nullptr, "Sizes, a tuple of int.", nullptr},
     {"strides", get_strides, nullptr, "Steps in elements, a tuple of int.", nullptr},
     {"dtype", get_dtype, nullptr, "numpy.dtype of the elements.", nullptr},
     {"ndim", get_ndim, nullptr, "Number of dimensions.", nullptr},
-    {"size_", get_size, nullptr, "Number of elements.", nullptr},
     {"requires_grad", get_requires_grad, set_requires_grad, "Whether operations on it are recorded.", nullptr},
     {"grad", get_grad, set_grad, "Gradient accumulated by backward(), or None.", nullptr},
     {"is_leaf", get_is_leaf, nullptr, "Whether no recorded operation made it.", nullptr},
     {"grad_fn", get_node, nullptr, "The recorded operation that made it, or None.", nullptr},
-    {"is_contiguous_", get_contiguous, nullptr, "Whether the elements lie in row-major order.", nullptr},
-    {"data_ptr_", get_data_pointer, nullptr, "Address of the first element.", nullptr},
     {"_version", get_version, nullptr, "Number of in-place changes made through fastnn.", nullptr},
     {}};
 
 PyMethodDef methods[] = {
     {"numpy", method_numpy, METH_NOARGS, "A numpy array on the same memory."},
     {"detach", method_detach, METH_NOARGS, "A tensor on the same memory that is not on the tape."},
+    {"item", method_item, METH_NOARGS, "The only element as a Python number. RuntimeError unless there is one."},
+    {"numel", method_numel, METH_NOARGS, "Number of elements."},
+    {"data_ptr", method_data_ptr, METH_NOARGS, "Address of the first element."},
+    {"_is_contiguous", method_is_contiguous, METH_NOARGS, "Whether the elements lie in row-major order."},
+    {"_is_sole_owner", method_is_sole_owner, METH_NOARGS, "Whether no other tensor shares the memory."},
+    {"_take_history", method_take_history, METH_O, "Makes the tape see this tensor as the given one."},
     {"_as_subclass", as_subclass, METH_O, "A tensor of the given subclass on the same memory."},
     {"_bump_version", method_bump, METH_NOARGS, "Marks the memory as changed."},
     {}};
 
-PyMemberDef members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(TensorObject, weak_references), READONLY, nullptr}, {}};
+PyMemberDef members[] = {{"__weaklistoffset__", T_PYSSIZET, offsetof(TensorObject, weak_references), READONLY, nullptr},
+                         {}};
 
 PyType_Slot slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(dealloc)},
                        {Py_tp_new, reinterpret_cast<void*>(refuse_new)},

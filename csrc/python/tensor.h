@@ -8,11 +8,10 @@
 namespace fastnn::python {
 
 struct TensorObject {
-  PyObject_HEAD
-  Array array;
+  PyObject_HEAD Array array;
   bool requires_grad;
-  int output_index;      // which output of `node` this is
-  PyObject* node;        // the Node that made it; null for leaves
+  int output_index;  // which output of `node` this is
+  PyObject* node;    // the Node that made it; null for leaves
   PyObject* grad;
   PyObject* weak_references;
 };
@@ -35,11 +34,12 @@ bool add_tensor_type(PyObject* module);
 
 // numpy: both directions share memory. numpy.cpp
 bool is_numpy(PyObject* o);
+bool is_dtype(PyObject* o);  // numpy.dtype
 PyObject* from_numpy(PyObject* array);
 PyObject* to_numpy(PyObject* tensor);
-PyObject* dtype_object(DType t);               // borrowed numpy.dtype
-DType dtype_from_object(PyObject* o);          // throws NotImplementedError
-void set_bfloat16(PyObject* dtype);            // numpy.dtype(ml_dtypes.bfloat16)
+PyObject* dtype_object(DType t);       // borrowed numpy.dtype
+DType dtype_from_object(PyObject* o);  // throws NotImplementedError
+void set_bfloat16(PyObject* dtype);    // numpy.dtype(ml_dtypes.bfloat16)
 
 // dlpack.cpp
 PyObject* to_dlpack(PyObject* tensor, bool versioned);

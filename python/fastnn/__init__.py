@@ -1,21 +1,62 @@
 """fastnn: hand-written kernels for neural networks behind a thin Python layer."""
 
+from typing import Any
+
 from . import functional, init, modules, optim, utils
-from ._C import set_num_threads
+from ._C import empty_cache, get_isa, get_num_threads, memory_stats, set_isa, set_num_threads
+from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .creation import arange, empty, full, ones, ones_like, rand, randn, zeros, zeros_like
 from .modules import *  # noqa: F403
+from .ops.arithmetic import maximum, minimum, where
+from .ops.shape import cat, stack
 from .parameter import Parameter
 from .random import manual_seed
-from .tensor import Tensor, from_numpy, tensor
+from .tensor import Tensor, as_tensor, channels_last, from_dlpack, from_numpy, tensor
 
 __all__ = [
     "Parameter",
     "Tensor",
+    "arange",
+    "as_tensor",
+    "cat",
+    "channels_last",
+    "empty",
+    "empty_cache",
+    "enable_grad",
+    "from_dlpack",
     "from_numpy",
+    "full",
     "functional",
+    "get_isa",
+    "get_num_threads",
     "init",
+    "is_grad_enabled",
     "manual_seed",
+    "maximum",
+    "memory_stats",
+    "minimum",
+    "no_grad",
+    "ones",
+    "ones_like",
     "optim",
+    "rand",
+    "randn",
+    "set_grad_enabled",
+    "set_isa",
+    "set_num_threads",
+    "stack",
     "tensor",
     "utils",
+    "where",
+    "zeros",
+    "zeros_like",
 ]
 __all__ += modules.__all__
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("fastnn")
+    raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
