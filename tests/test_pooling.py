@@ -174,6 +174,8 @@ def test_dtypes(rng, dtype, layout):
     check(rng, "avg_pool2d", x, 3, 1, 1, dtype=dtype)
     check(rng, "avg_pool2d", x, (15, 37), dtype=dtype)
     check(rng, "adaptive_avg_pool2d", x, (4, 5), dtype=dtype)
+    check(rng, "avg_pool2d", images(rng, (1, 79, 5, 6), dtype, layout), 2, 1, 1, dtype=dtype)
+    check(rng, "avg_pool2d", images(rng, (1, 5, 13, 20), dtype, layout), (4, 9), dtype=dtype)
     check(rng, "adaptive_max_pool2d", x, (4, 5), dtype=dtype, indices=True)
 
 
