@@ -147,8 +147,12 @@ size_t forward_scratch(const Pool& g, Form f, DType t) {
 }
 size_t backward_scratch(const Pool& g, Form f) {
   if (f == Form::side_by_side) return 0;
-  int64_t values = f == Form::channels ? g.channels : g.h.input * g.w.input + g.h.output * g.w.output;
-  return size_t(g.w.input) * sizeof(PoolCover) + size_t(values) * sizeof(double);
+  int64_t covers = g.w.input, values = g.channels;
+  if (f == Form::planes) {
+    covers += g.h.input;
+    values = g.h.input * g.w.input + 2 * g.h.output * g.w.output;
+  }
+  return size_t(covers) * sizeof(PoolCover) + size_t(values) * sizeof(double);
 }
 
 enum class Kind { max, avg };

@@ -185,6 +185,18 @@ void max_pool_planes(const Pool& g, const void* x, void* y, void* position, int6
 template <class T>
 void avg_pool_planes(const Pool& g, const void* x, void* y, void*, int64_t begin, int64_t end, void* scratch) {
   int64_t in = g.h.input * g.w.input, out = g.h.output * g.w.output;
+  Span rows = span(g.h, 0), columns = span(g.w, 0);
+  if (out == 1 && rows.end - rows.begin == g.h.input && columns.end - columns.begin == g.w.input) {
+    using V = Compute<T>;
+    Scalar<T> factor = Scalar<T>(scale(g, rows, columns));
+    for (int64_t k = begin; k < end; ++k) {  // the global average: one run for each plane
+      V total = V(Scalar<T>(0));
+      for_lanes<V>(
+          in, [&](int64_t i, auto lanes) { total = total + load<V>(static_cast<const T*>(x) + k * in + i, lanes); });
+      store(V(sum(total) * factor), static_cast<T*>(y) + k, 1);
+    }
+    return;
+  }
   for (int64_t k = begin; k < end; ++k) {
     T* to = static_cast<T*>(y) + k * out;
     auto* plane = opened(static_cast<const T*>(x) + k * in, in, scratch, 0);
@@ -235,21 +247,13 @@ void max_pool_planes_backward(const Pool& g, const void* dy, const void* positio
   run(static_cast<const uint8_t*>(position), [&](uint8_t tap) { return offsets[tap]; });
 }
 
-// values *= the windows' factors
 template <class S>
-void apply_scale(const Pool& g, S* values) {
-  using V = Vec<S>;
-  int64_t begin = 0, end = 0, columns = g.w.output;
-  if (g.w.stride) whole_windows(g.w, &begin, &end);
-  for (int64_t p = 0; p < g.h.output; ++p, values += columns) {
-    Span r = span(g.h, p);
-    V factor = V(S(scale(g, r, span(g.w, begin < end ? begin : 0))));
-    for (int64_t q = 0; q < begin; ++q) values[q] *= S(scale(g, r, span(g.w, q)));
-    for_lanes<V>(end - begin, [&](int64_t i, auto lanes) {
-      store(load<V>(values + begin + i, lanes) * factor, values + begin + i, lanes);
-    });
-    for (int64_t q = end; q < columns; ++q) values[q] *= S(scale(g, r, span(g.w, q)));
+FASTNN_INLINE void fill(S* p, int64_t n, S value) {
+  if (n < 8) {
+    for (int64_t i = 0; i < n; ++i) p[i] = value;
+    return;
   }
+  for_lanes<Vec<S>>(n, [&](int64_t i, auto lanes) { store(Vec<S>(value), p + i, lanes); });
 }
 
 // One row of dx: each pixel sums the values of the windows that read it, in order.
@@ -264,11 +268,6 @@ void avg_backward_row(const Pool& g, PoolCover r, const PoolCover* covers, const
     return total;
   };
   auto one = [](const S* p) { return *p; };
-  if (columns == 1 && covers[width - 1].first == 0) {  // of the global average above all
-    V total = V(sum_at(S(0), one, 0, 0));
-    for_lanes<V>(width, [&](int64_t i, auto lanes) { store(total, row + i, lanes); });
-    return;
-  }
   if (g.w.stride == 1) {  // pixels that as many windows as there are taps read
     begin = lesser(width, greater(0, g.w.taps - 1 - g.w.padding));
     end = greater(begin, lesser(width, columns - g.w.padding));
@@ -282,19 +281,47 @@ void avg_backward_row(const Pool& g, PoolCover r, const PoolCover* covers, const
   for (int64_t w = end; w < width; ++w) row[w] = sum_at(S(0), one, covers[w].first, covers[w].last);
 }
 
+// dx of one plane whose windows lie side by side: rows of a window are copies of its first.
+template <class S>
+void avg_backward_tiles(const Pool& g, const S* values, S* plane) {
+  int64_t width = g.w.input, rows = g.h.taps, columns = g.w.taps, used = g.h.output * rows * width;
+  if (g.w.output == 1 && columns == width) {  // of the global average above all: one run for each window
+    for (int64_t p = 0; p < g.h.output; ++p) fill(plane + p * rows * width, rows * width, values[p]);
+  } else {
+    for (int64_t p = 0; p < g.h.output; ++p, values += g.w.output) {
+      S* first = plane + p * rows * width;
+      for (int64_t q = 0; q < g.w.output; ++q) fill(first + q * columns, columns, values[q]);
+      fill(first + g.w.output * columns, width - g.w.output * columns, S(0));
+      for (int64_t i = 1; i < rows; ++i) __builtin_memcpy(first + i * width, first, size_t(width) * sizeof(S));
+    }
+  }
+  fill(plane + used, g.h.input * width - used, S(0));
+}
+
 template <class T>
 void avg_pool_planes_backward(const Pool& g, const void* dy, const void*, void* dx, int64_t begin, int64_t end,
                               void* scratch) {
+  using V = Compute<T>;
   using S = Scalar<T>;
-  int64_t width = g.w.input, in = g.h.input * width, out = g.h.output * g.w.output;
-  PoolCover* covers = all_covers(g.w, scratch);
-  S* values = reinterpret_cast<S*>(covers + width);
+  int64_t width = g.w.input, height = g.h.input, in = height * width, out = g.h.output * g.w.output;
+  bool side_by_side = are_tiles(g.h) && are_tiles(g.w);
+  PoolCover* columns = all_covers(g.w, scratch);
+  PoolCover* rows = all_covers(g.h, columns + width);
+  S* factors = reinterpret_cast<S*>(rows + height);
+  S* values = factors + out;
+  for (int64_t p = 0; p < g.h.output; ++p)
+    for (int64_t q = 0; q < g.w.output; ++q) factors[p * g.w.output + q] = S(scale(g, span(g.h, p), span(g.w, q)));
   for (int64_t k = begin; k < end; ++k) {
-    convert(static_cast<const T*>(dy) + k * out, values, out);
-    apply_scale(g, values);
+    const T* gradient = static_cast<const T*>(dy) + k * out;
+    for_lanes<V>(out, [&](int64_t i, auto lanes) {
+      store(load<V>(gradient + i, lanes) * load<V>(factors + i, lanes), values + i, lanes);
+    });
     T* to = static_cast<T*>(dx) + k * in;
     S* result = target(to, values, out);
-    for (int64_t h = 0; h < g.h.input; ++h) avg_backward_row(g, cover(g.h, h), covers, values, result + h * width);
+    if (side_by_side)
+      avg_backward_tiles(g, values, result);
+    else
+      for (int64_t h = 0; h < height; ++h) avg_backward_row(g, rows[h], columns, values, result + h * width);
     closed(result, to, in);
   }
 }
@@ -352,14 +379,28 @@ template <class T>
 void avg_pool_channels(const Pool& g, const void* x, void* y, void*, int64_t begin, int64_t end, void*) {
   using V = Compute<T>;
   using S = Scalar<T>;
+  constexpr int kLanes = V::kLanes;
   each_pixel<T>(g, x, begin, end, [&](Span r, Span c, const T* in, int64_t at) {
     V factor = V(S(scale(g, r, c)));
-    for_lanes<V>(g.channels, [&](int64_t k, auto lanes) {
-      V total = V(S(0));
+    T* out = static_cast<T*>(y) + at;
+    auto each_tap = [&](int64_t k, auto&& f) {
       for (int64_t i = r.begin; i < r.end; ++i)
-        for (int64_t j = c.begin; j < c.end; ++j)
-          total = total + load<V>(in + ((r.origin + i) * g.w.input + c.origin + j) * g.channels + k, lanes);
-      store(total * factor, static_cast<T*>(y) + at + k, lanes);
+        for (int64_t j = c.begin; j < c.end; ++j) f(in + ((r.origin + i) * g.w.input + c.origin + j) * g.channels + k);
+    };
+    int64_t k = 0;
+    for (; k + 4 * kLanes <= g.channels; k += 4 * kLanes) {  // pixels are far apart: take a longer run of each
+      V t0 = V(S(0)), t1 = t0, t2 = t0, t3 = t0;
+      each_tap(k, [&](const T* p) {
+        t0 = t0 + V::load(p), t1 = t1 + V::load(p + kLanes);
+        t2 = t2 + V::load(p + 2 * kLanes), t3 = t3 + V::load(p + 3 * kLanes);
+      });
+      (t0 * factor).store(out + k), (t1 * factor).store(out + k + kLanes);
+      (t2 * factor).store(out + k + 2 * kLanes), (t3 * factor).store(out + k + 3 * kLanes);
+    }
+    for_lanes<V>(g.channels - k, [&](int64_t i, auto lanes) {
+      V total = V(S(0));
+      each_tap(k + i, [&](const T* p) { total = total + load<V>(p, lanes); });
+      store(total * factor, out + k + i, lanes);
     });
   });
 }
@@ -378,9 +419,7 @@ FASTNN_INLINE void gather(const Pool& g, void* dx, int64_t begin, int64_t end, v
   } windows[kBatch];
   PoolCover* columns = all_covers(g.w, scratch);
   S* partial = reinterpret_cast<S*>(columns + g.w.input);
-  bool tiles = g.w.padding == 0 && g.w.dilation == 1 &&
-               (g.w.stride ? g.w.stride == g.w.taps : g.w.input == g.w.taps * g.w.output) &&
-               g.w.taps * g.w.output <= g.w.input;
+  bool tiles = are_tiles(g.w);
   for (int64_t k = begin; k < end; ++k) {
     int64_t h = k % g.h.input, image = k / g.h.input;
     PoolCover r = cover(g.h, h);

@@ -46,6 +46,12 @@ FASTNN_INLINE PoolCover cover(const PoolAxis& a, int64_t k) {
   return c;
 }
 
+// Whether the windows lie side by side from the start on, none of them cut off.
+FASTNN_INLINE bool are_tiles(const PoolAxis& a) {
+  bool regular = a.stride ? a.stride == a.taps && a.padding == 0 && a.dilation == 1 : a.input == a.taps * a.output;
+  return regular && a.taps * a.output <= a.input;
+}
+
 FASTNN_INLINE PoolCover* all_covers(const PoolAxis& a, void* memory) {
   auto* covers = static_cast<PoolCover*>(memory);
   for (int64_t k = 0; k < a.input; ++k) covers[k] = cover(a, k);
