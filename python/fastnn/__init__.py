@@ -2,24 +2,28 @@
 
 from typing import Any
 
-from . import functional, init, modules, optim, utils
+from . import datasets, functional, init, modules, optim, transforms, utils
 from ._C import empty_cache, get_isa, get_num_threads, memory_stats, set_isa, set_num_threads
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .creation import arange, empty, full, ones, ones_like, rand, randn, zeros, zeros_like
+from .data import DataLoader
 from .modules import *  # noqa: F403
 from .ops.arithmetic import maximum, minimum, where
 from .ops.shape import cat, stack
 from .parameter import Parameter
 from .random import manual_seed
+from .serialization import load, save
 from .tensor import Tensor, as_tensor, channels_last, from_dlpack, from_numpy, tensor
 
 __all__ = [
+    "DataLoader",
     "Parameter",
     "Tensor",
     "arange",
     "as_tensor",
     "cat",
     "channels_last",
+    "datasets",
     "empty",
     "empty_cache",
     "enable_grad",
@@ -31,6 +35,7 @@ __all__ = [
     "get_num_threads",
     "init",
     "is_grad_enabled",
+    "load",
     "manual_seed",
     "maximum",
     "memory_stats",
@@ -41,11 +46,13 @@ __all__ = [
     "optim",
     "rand",
     "randn",
+    "save",
     "set_grad_enabled",
     "set_isa",
     "set_num_threads",
     "stack",
     "tensor",
+    "transforms",
     "utils",
     "where",
     "zeros",

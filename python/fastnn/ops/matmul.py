@@ -9,22 +9,18 @@ from ._epilogue import check_epilogue, epilogue_backward, record_epilogue
 def _matmul_backward(ctx, grad):
     a, b = ctx.saved
     need_a, need_b = ctx.needs_input_grad
-    # Vectors become a row on the left and a column on the right; their axis is missing in grad.
-    a2 = _C.unsqueeze(a, 0) if a.ndim == 1 else a
-    b2 = _C.unsqueeze(b, 1) if b.ndim == 1 else b
+    # A vector counts as a row on the left and as a column on the right; the gradient lacks its axis.
+    rows = _C.reshape(a, (1, *a.shape)) if a.ndim == 1 else a
+    columns = _C.reshape(b, (*b.shape, 1)) if b.ndim == 1 else b
     if b.ndim == 1:
-        grad = _C.unsqueeze(grad, grad.ndim)
+        grad = _C.reshape(grad, (*grad.shape, 1))
     if a.ndim == 1:
-        grad = _C.unsqueeze(grad, grad.ndim - 1)
+        grad = _C.reshape(grad, (*grad.shape[:-1], 1, grad.shape[-1]))
     da = db = None
     if need_a:
-        da = _C.matmul(grad, _C.swap_axes(b2, b2.ndim - 2, b2.ndim - 1))
-        da = _C.sum_to(da, a2.shape)
-        da = _C.reshape(da, a.shape)
+        da = _C.reshape(_C.sum_to(_C.matmul(grad, _C.transpose(columns, -2, -1)), rows.shape), a.shape)
     if need_b:
-        db = _C.matmul(_C.swap_axes(a2, a2.ndim - 2, a2.ndim - 1), grad)
-        db = _C.sum_to(db, b2.shape)
-        db = _C.reshape(db, b.shape)
+        db = _C.reshape(_C.sum_to(_C.matmul(_C.transpose(rows, -2, -1), grad), columns.shape), b.shape)
     return da, db
 
 
