@@ -306,7 +306,7 @@ def test_errors(rng):
             with pytest.raises(error, match=f"{name}: {match}"):
                 call()
         for bad in (None, [1.0], "x"):
-            with pytest.raises(TypeError, match=f"argument 'target'|{name}: unsupported argument"):
+            with pytest.raises(TypeError, match="argument (1|'target') is"):
                 f(x, bad)
         if name.startswith("binary"):
             with pytest.raises(ValueError, match=rf"{name}: target has shape \(1, 4\); expected that of input"):

@@ -4,6 +4,7 @@
 
 #include "../dispatch.h"
 #include "loss_common.h"
+#include "reduction.h"
 
 namespace fastnn::ops {
 namespace {
@@ -89,28 +90,6 @@ Loss prepare(std::string_view name, const Array& x, const Array& t, const std::o
   }
   l.operands = {l.x.data, l.t.data, w ? l.w.data : nullptr, p ? l.p.data : nullptr, a};
   return l;
-}
-
-// The gradient of a broadcast argument: `g` summed over what was broadcast.
-Array sum_to(const Array& g, const Dims& shape) {
-  if (g.shape == shape) return g;
-  Array c = g.contiguous();
-  Array total = Array::zeros(shape, DType::f64), target = broadcast_to(total, g.shape);
-  double* sums = total.as<double>();
-  visit_float(c.dtype, [&]<class T>(T*) {
-    const T* p = c.as<T>();
-    int64_t index[kMaxDims] = {}, at = 0;
-    for (int64_t i = 0, n = c.numel(); i < n; ++i) {
-      sums[at] += convert<double>(p[i]);
-      for (int k = target.ndim() - 1; k >= 0; --k) {
-        at += target.stride(k);
-        if (++index[k] < target.size(k)) break;
-        at -= target.stride(k) * index[k];
-        index[k] = 0;
-      }
-    }
-  });
-  return astype(total, g.dtype);
 }
 
 }  // namespace
