@@ -36,7 +36,7 @@ def pairs(dtype, layout="C"):
     if layout == "channels_last":
         last = np.ascontiguousarray(arrays[-1].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         ours[-1] = fastnn.Parameter(last)
-        assert not ours[-1].is_contiguous_
+        assert not ours[-1].is_contiguous()
     elif layout == "strided":
         wide = np.zeros((14,), dtype)
         wide[::2] = arrays[1]

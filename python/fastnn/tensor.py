@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from . import _C
-from .ops import arithmetic, reduction, shape
+from .ops import arithmetic, reduction, shape, unary
 from .ops._foreign import call_foreign, is_cpu_device
 
 channels_last = "channels_last"
@@ -264,8 +264,8 @@ class Tensor(_C.TensorBase):
     __mul__ = __rmul__ = arithmetic._mul
     __truediv__ = arithmetic._div
     __pow__ = arithmetic._pow
-    __neg__ = arithmetic._neg
-    __abs__ = abs = arithmetic._abs
+    __neg__ = neg = arithmetic.negative
+    __abs__ = abs = arithmetic.absolute
     __and__ = __rand__ = arithmetic._bitwise_and
     __or__ = __ror__ = arithmetic._bitwise_or
     __xor__ = __rxor__ = arithmetic._bitwise_xor
@@ -278,10 +278,9 @@ class Tensor(_C.TensorBase):
     mul = arithmetic._mul
     div = arithmetic._div
     pow = arithmetic._pow
-    neg = arithmetic._neg
-    sqrt = arithmetic._sqrt
-    exp = arithmetic._exp
-    log = arithmetic._log
+    sqrt = unary.sqrt
+    exp = unary.exp
+    log = unary.log
     maximum = arithmetic._maximum
     minimum = arithmetic._minimum
     clamp = arithmetic.clamp

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _C
+from . import unary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ def _add_backward(ctx, grad):
 
 def _sub_backward(ctx, grad):
     (need_a, need_b), (a, b) = ctx.needs_input_grad, ctx.saved
-    return (_C.sum_to(grad, a) if need_a else None, _C.neg(_C.sum_to(grad, b)) if need_b else None)
+    return (_C.sum_to(grad, a) if need_a else None, _C.mul(_C.sum_to(grad, b), -1) if need_b else None)
 
 
 def _mul_saved(a, b):
@@ -64,7 +65,7 @@ def _div_backward(ctx, grad):
     grad = _C.div(grad, b)  # d/da = 1 / b, d/db = -(a / b) / b
     return (
         _C.sum_to(grad, shape_a) if need_a else None,
-        _C.neg(_C.sum_to(_C.mul(grad, out), shape_b)) if need_b else None,
+        _C.mul(_C.sum_to(_C.mul(grad, out), shape_b), -1) if need_b else None,
     )
 
 
@@ -81,15 +82,19 @@ def _pow_backward(ctx, grad):
             grad_a = _C.sum_to(_C.mul(grad, slope), a.shape)
     if need_b:  # out * log(a), and 0 where a is 0 and b is not negative
         if isinstance(a, _Base):
-            slope = _C.mul(out, _C.log(a))
+            slope = _C.mul(out, _logarithm(a))
             zero = _C.bitwise_and(_C.eq(a, 0), _C.ge(b, 0))
         else:
-            slope = _C.mul(out, _C.log(_C.full((), a, b.dtype)))
+            slope = _C.mul(out, _logarithm(_C.full((), a, b.dtype)))
             zero = _C.ge(b, 0) if a == 0 else None
         if zero is not None:
             slope = _C.where(zero, 0, slope)
         grad_b = _C.sum_to(_C.mul(grad, slope), b.shape)
     return grad_a, grad_b
+
+
+def _logarithm(x):
+    return _C.activation("log", x, 0.0, 0.0)
 
 
 def _any_nonzero(b: Any) -> bool:
@@ -126,18 +131,24 @@ _le = _C.Op("le", _C.le)
 _gt = _C.Op("gt", _C.gt)
 _ge = _C.Op("ge", _C.ge)
 
-# ---- unary -----------------------------------------------------------------------------------------------------------
+# ---- sign ------------------------------------------------------------------------------------------------------------
 
-_neg = _C.Op("neg", _C.neg, lambda x: (_C.neg(x), ()), lambda ctx, grad: _C.neg(grad))
-_abs = _C.Op("abs", _C.abs, lambda x: (_C.abs(x), (x,)), lambda ctx, grad: _C.mul(grad, _C.sign(ctx.saved[0])))
-_sqrt = _C.Op(
-    "sqrt",
-    _C.sqrt,
-    lambda x: ((y := _C.sqrt(x)), (y,)),
-    lambda ctx, grad: _C.div(_C.mul(grad, 0.5), ctx.saved[0]),
-)
-_exp = _C.Op("exp", _C.exp, lambda x: ((y := _C.exp(x)), (y,)), lambda ctx, grad: _C.mul(grad, ctx.saved[0]))
-_log = _C.Op("log", _C.log, lambda x: (_C.log(x), (x,)), lambda ctx, grad: _C.div(grad, ctx.saved[0]))
+
+def negative(x: Tensor) -> Tensor:
+    """-x; integers too, which wrap around."""
+    return unary.neg(x) if _is_floating(x) else _sub(0, x)
+
+
+def absolute(x: Tensor) -> Tensor:
+    """|x|; integers too."""
+    if _is_floating(x) or x.dtype.kind == "u":
+        return unary.abs(x) if _is_floating(x) else x
+    return _maximum(x, _sub(0, x))
+
+
+def _is_floating(x: Tensor) -> bool:
+    return x.dtype.kind not in "iub"
+
 
 # ---- selection -------------------------------------------------------------------------------------------------------
 
