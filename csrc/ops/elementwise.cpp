@@ -243,6 +243,7 @@ Array output_for(const Operand& a, const Operand& b, const Dims& shape, DType dt
 
 void check_writable(const char* op, const Array& target) {
   require<ValueError>(target.storage->writable, op, ": the target's memory is read-only; change a copy, x.clone()");
+  if (target.numel() == 0) return;
   for (int i = 0; i < target.ndim(); ++i)
     require<ValueError>(target.stride(i) != 0 || target.size(i) <= 1, op,
                         ": the target is an expanded view, whose elements share memory; change a copy, x.clone()");
