@@ -35,30 +35,62 @@ inline void pause() {
 #endif
 }
 
-// `claim` holds epoch << 32 | next chunk. A worker reads the fields, then takes a chunk by compare-and-swap: success
-// proves that the epoch, and with it every field that it read, was still the current one. Regions are never freed.
-struct alignas(64) Region {
-  std::atomic<uint64_t> claim{kClosed};
+constexpr int kSegments = 16;
+
+// The chunks of a region are dealt to segments, one per thread. A thread begins with its own segment, so that the next
+// region finds its part of the data in the same core's cache (LeNet step: a tenth faster), then helps with the others.
+// A claim holds epoch << 32 | next chunk. A thread reads the fields, then takes a chunk by compare-and-swap: success proves
+// that the epoch, and with it every field that it read, was still the current one. Regions are never freed.
+struct alignas(64) Claim {
+  std::atomic<uint64_t> next{kClosed};
+};
+
+struct Region {
+  Claim claims[kSegments];
   std::atomic<detail::RangeFn> fn{nullptr};
   std::atomic<void*> context{nullptr};
   std::atomic<int64_t> n{0}, chunk{0};
-  std::atomic<uint32_t> chunks{0};
+  std::atomic<uint32_t> chunks{0}, segments{0};
   std::atomic<FloatMode> mode{0};
   alignas(64) std::atomic<uint32_t> done{0};
   std::atomic<bool> owned{false}, failed{false};
   std::exception_ptr error;
+  uint32_t epoch = 0;
 
-  // Runs chunks until none is left.
-  void work() {
+  void open(int64_t total, int64_t size, detail::RangeFn f, void* ctx, uint32_t threads) {
+    ++epoch;
+    for (Claim& c : claims) c.next.store(uint64_t(epoch) << 32 | kClosed, std::memory_order_seq_cst);
+    uint32_t count = uint32_t((total + size - 1) / size), parts = std::min({threads, count, uint32_t(kSegments)});
+    fn.store(f, std::memory_order_release);
+    context.store(ctx, std::memory_order_release);
+    n.store(total, std::memory_order_release);
+    chunk.store(size, std::memory_order_release);
+    chunks.store(count, std::memory_order_release);
+    segments.store(parts, std::memory_order_release);
+    mode.store(float_mode(), std::memory_order_release);
+    done.store(0, std::memory_order_relaxed);
+    failed.store(false, std::memory_order_relaxed);
+    for (uint32_t s = 0; s < parts; ++s)
+      claims[s].next.store(uint64_t(epoch) << 32 | uint64_t(count) * s / parts, std::memory_order_release);
+  }
+
+  // Runs chunks until none is left, those of segment `home` first.
+  void work(uint32_t home) {
+    uint32_t parts = segments.load(std::memory_order_acquire);
+    for (uint32_t i = 0; i < parts; ++i) work_on((home + i) % parts);
+  }
+
+  void work_on(uint32_t s) {
     for (;;) {
-      uint64_t c = claim.load(std::memory_order_acquire);
+      uint64_t c = claims[s].next.load(std::memory_order_acquire);
       auto f = fn.load(std::memory_order_acquire);
       void* ctx = context.load(std::memory_order_acquire);
       int64_t total = n.load(std::memory_order_acquire), size = chunk.load(std::memory_order_acquire);
-      uint32_t count = chunks.load(std::memory_order_acquire), next = uint32_t(c);
-      if (next >= count) return;
+      uint32_t count = chunks.load(std::memory_order_acquire), parts = segments.load(std::memory_order_acquire);
       FloatMode wanted = mode.load(std::memory_order_acquire);
-      if (!claim.compare_exchange_weak(c, c + 1, std::memory_order_acq_rel)) continue;
+      uint32_t next = uint32_t(c);
+      if (s >= parts || next >= uint64_t(count) * (s + 1) / parts) return;
+      if (!claims[s].next.compare_exchange_weak(c, c + 1, std::memory_order_acq_rel)) continue;
       int64_t begin = next * size;
       if (wanted != float_mode()) set_float_mode(wanted);
       try {
@@ -82,22 +114,12 @@ class Pool {
     Region* r = acquire();
     if (!r) return fn(context, 0, n);
     start_workers(threads.load(std::memory_order_relaxed) - 1);
-    uint32_t epoch = uint32_t(r->claim.load(std::memory_order_relaxed) >> 32) + 1;
-    r->claim.store(uint64_t(epoch) << 32 | kClosed, std::memory_order_seq_cst);
-    uint32_t count = uint32_t((n + chunk - 1) / chunk);
-    r->fn.store(fn, std::memory_order_release);
-    r->context.store(context, std::memory_order_release);
-    r->n.store(n, std::memory_order_release);
-    r->chunk.store(chunk, std::memory_order_release);
-    r->chunks.store(count, std::memory_order_release);
-    r->mode.store(float_mode(), std::memory_order_release);
-    r->done.store(0, std::memory_order_relaxed);
-    r->failed.store(false, std::memory_order_relaxed);
-    r->claim.store(uint64_t(epoch) << 32, std::memory_order_release);
+    r->open(n, chunk, fn, context, uint32_t(threads.load(std::memory_order_relaxed)));
+    const uint32_t count = r->chunks.load(std::memory_order_relaxed);
     signal_.fetch_add(1, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst)) signal_.notify_all();
     inside = true;
-    r->work();
+    r->work(0);
     inside = false;
     wait(*r, count);
     std::exception_ptr error = r->failed.load() ? std::exchange(r->error, nullptr) : nullptr;
@@ -110,7 +132,7 @@ class Pool {
     started_ = 0;
     sleepers_.store(0);
     for (Region& r : regions_) {  // another thread's region may have been running: its stack is gone
-      r.claim.store(r.claim.load() | kClosed);
+      for (Claim& c : r.claims) c.next.store(c.next.load() | kClosed);
       r.owned.store(false);
     }
     inside = false;
@@ -154,7 +176,7 @@ class Pool {
       }
       seen = signal_.load(std::memory_order_acquire);
       if (index + 1 >= threads.load(std::memory_order_relaxed)) continue;  // more workers than set_num_threads allows
-      for (Region& r : regions_) r.work();
+      for (Region& r : regions_) r.work(uint32_t(index) + 1);
     }
   }
 
