@@ -324,9 +324,10 @@ def test_in_place_gradients(name, rng):
             x, y = make(a), make(b[:1] if other == "broadcast" else b)
             h = x * 2
             operand = {"number": 3.0, "self": h}.get(other, y)
-            if name == "div_" and other == "self":  # torch divides by the changed value
-                operand = h.clone()
-            getattr(h, name)(operand)
+            if isinstance(h, fastnn.Tensor):
+                getattr(h, name)(operand)
+            else:  # torch refuses to change what its tape saved
+                h = getattr(h, name[:-1])(operand)
             (h * h).sum().backward()
             results.append([None if v.grad is None else np.asarray(v.grad) for v in (x, y)])
         for mine, theirs in zip(*results, strict=True):
@@ -379,7 +380,7 @@ def test_errors():
         (lambda: fastnn.ones(2, dtype=np.uint8) + 300, ValueError, "300 does not fit dtype uint8"),
         (lambda: i + 2**70, ValueError, "int64"),
         (lambda: mask + mask, NotImplementedError, "add: dtype bool"),
-        (lambda: -mask, NotImplementedError, "neg: dtype bool"),
+        (lambda: -mask, NotImplementedError, "dtype bool is not supported"),
         (lambda: f & f, NotImplementedError, "bitwise_and: dtype float32"),
         (lambda: f + fastnn.ones(4), ValueError, r"add: shapes \(2, 3\) and \(4,\)"),
         (lambda: f + "a", TypeError, "add: argument 'other' is str"),

@@ -38,7 +38,7 @@ def test_sum_and_mean_over_every_set_of_dimensions(dtype, isa, rng):
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 1023, 1024, 1025, 65536, 65537, 200001])
 def test_lengths(n, isa, rng):
     a = rng.uniform(0, 1, n).astype(np.float32)
-    for values in (a, a.astype(np.float16)):
+    for values in (a, (a / 8).astype(np.float16)):
         exact = values.astype(np.float64).sum()
         tolerance = TOLERANCE[values.dtype.name]
         assert fastnn.tensor(values).sum().item() == pytest.approx(exact, rel=tolerance)

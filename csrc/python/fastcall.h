@@ -1,6 +1,8 @@
 // Binds C++ functions as METH_FASTCALL builtins with positional arguments: about 0.1 us a call, where a pybind11
 // dispatcher takes 0.4. Arguments are converted by From<T>, the GIL is released, exceptions become Python's.
 #pragma once
+#include <cxxabi.h>
+
 #include <optional>
 #include <string>
 #include <string_view>
@@ -179,6 +181,10 @@ struct Fastcall<function> {
     }
     try {
       return invoke(args, std::index_sequence_for<Args...>());
+#ifdef __GLIBCXX__
+    } catch (abi::__forced_unwind&) {  // the interpreter ends this thread: see WithoutGil
+      throw;
+#endif
     } catch (...) {
       set_python_error();
       return nullptr;

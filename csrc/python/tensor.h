@@ -2,6 +2,7 @@
 // added in Python (python/fastnn/tensor.py).
 #pragma once
 #include <Python.h>
+#include <unistd.h>
 
 #include "../array.h"
 
@@ -45,11 +46,23 @@ void set_bfloat16(PyObject* dtype);    // numpy.dtype(ml_dtypes.bfloat16)
 PyObject* to_dlpack(PyObject* tensor, bool versioned);
 PyObject* from_dlpack(PyObject* capsule);
 
-// Releases the GIL for its scope.
+inline bool is_finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing();
+#else
+  return _Py_IsFinalizing();
+#endif
+}
+
+// Releases the GIL for its scope. A daemon thread that wants it back while the interpreter ends stops here, as Python
+// 3.14 does it; before, PyEval_RestoreThread ends the thread by unwinding, which must not meet a noexcept function.
 class WithoutGil {
  public:
   WithoutGil() : state_(PyEval_SaveThread()) {}
-  ~WithoutGil() { PyEval_RestoreThread(state_); }
+  ~WithoutGil() noexcept(false) {
+    while (is_finalizing()) pause();
+    PyEval_RestoreThread(state_);
+  }
   WithoutGil(const WithoutGil&) = delete;
   WithoutGil& operator=(const WithoutGil&) = delete;
 
