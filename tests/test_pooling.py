@@ -412,5 +412,5 @@ def test_errors(call, error, text):
 
 def test_gradient_of_wrong_shape():
     y = F.avg_pool2d(leaf(np.ones((1, 2, 6, 6), np.float32)), 2)
-    with pytest.raises(ValueError, match="avg_pool2d: grad has shape"):
+    with pytest.raises(ValueError, match="gradient has shape"):
         y.backward(fastnn.from_numpy(np.ones((1, 2, 2, 3), np.float32)))
