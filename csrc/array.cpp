@@ -27,8 +27,10 @@ std::string to_text(const Dims& dims) {
 
 StoragePtr::~StoragePtr() {
   if (!p_ || p_->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  if (p_->release) p_->release(p_->owner);
-  else deallocate(p_->data, p_->bytes);
+  if (p_->release)
+    p_->release(p_->owner);
+  else
+    deallocate(p_->data, p_->bytes);
   delete p_;
 }
 
@@ -193,8 +195,10 @@ std::optional<Dims> Array::view_strides(const Dims& new_shape) const {
   int runs = 0;
   for (int i = 0; i < shape.n; ++i) {
     if (shape[i] == 1) continue;
-    if (runs && stride[runs - 1] == shape[i] * strides[i]) size[runs - 1] *= shape[i];
-    else size[runs++] = shape[i];
+    if (runs && stride[runs - 1] == shape[i] * strides[i])
+      size[runs - 1] *= shape[i];
+    else
+      size[runs++] = shape[i];
     stride[runs - 1] = strides[i];
   }
   Dims s = contiguous_strides(new_shape);
@@ -317,8 +321,7 @@ Dims broadcast_shapes(const char* op, const Dims& a, const Dims& b) {
 
 Array broadcast_to(const Array& a, const Dims& shape) {
   bool fits = a.ndim() <= shape.n;
-  for (int i = 0; fits && i < a.ndim(); ++i)
-    fits = a.size(i) == 1 || a.size(i) == shape[shape.n - a.ndim() + i];
+  for (int i = 0; fits && i < a.ndim(); ++i) fits = a.size(i) == 1 || a.size(i) == shape[shape.n - a.ndim() + i];
   require<ValueError>(fits, "shape ", a.shape, " does not broadcast to ", shape);
   Dims s = Dims::filled(shape.n, 0);
   for (int i = 0; i < a.ndim(); ++i) {

@@ -93,18 +93,22 @@ class Array {
   int64_t numel() const;
   int64_t size(int i) const { return shape[i]; }
   int64_t stride(int i) const { return strides[i]; }
-  template <class T> T* as() const { return reinterpret_cast<T*>(data); }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data);
+  }
 
-  bool is_contiguous() const;      // row-major
-  bool is_channels_last() const;   // rank 4, dense in N, H, W, C order, and not row-major as well
-  bool is_dense() const;           // a permutation of a row-major array: numel() elements from `data` on, no gaps
+  bool is_contiguous() const;     // row-major
+  bool is_channels_last() const;  // rank 4, dense in N, H, W, C order, and not row-major as well
+  bool is_dense() const;          // a permutation of a row-major array: numel() elements from `data` on, no gaps
   bool same_layout(const Array& o) const { return shape == o.shape && strides == o.strides; }
-  Array contiguous() const;        // itself, or a row-major copy
-  Array dense() const;             // itself, or a row-major copy
-  Array channels_last() const;     // itself, or a copy in N, H, W, C order
+  Array contiguous() const;                    // itself, or a row-major copy
+  Array dense() const;                         // itself, or a row-major copy
+  Array channels_last() const;                 // itself, or a copy in N, H, W, C order
   Array with_layout_of(const Array& o) const;  // itself, or a copy with the strides of the dense array o (same shape)
   Array view(const Dims& shape, const Dims& strides, int64_t offset = 0) const;
-  std::optional<Dims> view_strides(const Dims& shape) const;  // of a view with another shape; none where it needs a copy
+  std::optional<Dims> view_strides(
+      const Dims& shape) const;            // of a view with another shape; none where it needs a copy
   Array reshape(const Dims& shape) const;  // a view where strides allow it, else a copy
   void bump_version() const { storage->version.fetch_add(1, std::memory_order_relaxed); }
 };

@@ -102,8 +102,8 @@ void bind_ops(PyObject* m) {
                                               "position, input_shape, channels_last, output_size");
   ok &= add<ops::adaptive_max_pool2d_backward>(m, "adaptive_max_pool2d_backward",
                                                "grad, position, input_shape, channels_last, output_size");
-  ok &= add<ops::avg_pool2d>(
-      m, "avg_pool2d", "input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override");
+  ok &= add<ops::avg_pool2d>(m, "avg_pool2d",
+                             "input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override");
   ok &= add<ops::avg_pool2d_backward>(m, "avg_pool2d_backward",
                                       "grad, input_shape, channels_last, kernel_size, stride, padding, ceil_mode, "
                                       "count_include_pad, divisor_override");
@@ -139,8 +139,9 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::conv2d>(m, "conv2d", "input, weight, bias, stride, padding, dilation, groups, activation, residual");
   ok &= add<ops::conv2d_pool>(m, "conv2d_pool",
                               "input, weight, bias, stride, padding, dilation, groups, activation, need_positions");
-  ok &= add<ops::conv2d_backward>(m, "conv2d_backward",
-                                  "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
+  ok &= add<ops::conv2d_backward>(
+      m, "conv2d_backward",
+      "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
   // optimizer
   ok &= add<ops::optimizer_state>(m, "optimizer_state", "param");
   ok &= add<ops::sgd_step>(m, "sgd_step",
@@ -197,8 +198,10 @@ void bind_runtime(py::module_& m) {
 }
 
 void bind_tensor(py::module_& m) {
-  if (!python::add_tensor_type(m.ptr()) || !python::add_tape_types(m.ptr()) || !python::add_indexing(m.ptr())) throw py::error_already_set();
-  m.def("set_tensor_type", [](py::type t) { python::tensor_type = reinterpret_cast<PyTypeObject*>(t.release().ptr()); });
+  if (!python::add_tensor_type(m.ptr()) || !python::add_tape_types(m.ptr()) || !python::add_indexing(m.ptr()))
+    throw py::error_already_set();
+  m.def("set_tensor_type",
+        [](py::type t) { python::tensor_type = reinterpret_cast<PyTypeObject*>(t.release().ptr()); });
   m.def("set_bfloat16", [](py::handle dtype) { python::set_bfloat16(dtype.ptr()); });
   m.def("set_foreign_handler", [](py::handle f) { python::set_foreign_handler(f.ptr()); });
   m.def("set_accumulate", [](py::handle add, py::handle in_place, py::handle copy) {
@@ -229,15 +232,11 @@ PYBIND11_MODULE(_C, m) {
   py::register_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);
-    } catch (const ValueError& e) {
-      PyErr_SetString(PyExc_ValueError, e.what());
-    } catch (const TypeError& e) {
+    } catch (const ValueError& e) { PyErr_SetString(PyExc_ValueError, e.what()); } catch (const TypeError& e) {
       PyErr_SetString(PyExc_TypeError, e.what());
     } catch (const IndexError& e) {
       PyErr_SetString(PyExc_IndexError, e.what());
-    } catch (const NotImplementedError& e) {
-      PyErr_SetString(PyExc_NotImplementedError, e.what());
-    }
+    } catch (const NotImplementedError& e) { PyErr_SetString(PyExc_NotImplementedError, e.what()); }
   });
   bind_tensor(m);
   bind_runtime(m);

@@ -43,27 +43,42 @@ inline f16 to_f16(float f) {
 
 template <class D, class S>
 inline D convert(S v) {
-  if constexpr (std::is_same_v<D, S>) return v;
-  else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) return convert<D>(to_float(v));
-  else if constexpr (std::is_same_v<D, bf16>) return to_bf16(float(v));
-  else if constexpr (std::is_same_v<D, f16>) return to_f16(float(v));
-  else if constexpr (std::is_same_v<D, bool>) return v != S(0);
-  else return static_cast<D>(v);
+  if constexpr (std::is_same_v<D, S>)
+    return v;
+  else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>)
+    return convert<D>(to_float(v));
+  else if constexpr (std::is_same_v<D, bf16>)
+    return to_bf16(float(v));
+  else if constexpr (std::is_same_v<D, f16>)
+    return to_f16(float(v));
+  else if constexpr (std::is_same_v<D, bool>)
+    return v != S(0);
+  else
+    return static_cast<D>(v);
 }
 
 // Calls f with a null pointer of the element type.
 template <class F>
 decltype(auto) visit(DType t, F&& f) {
   switch (t) {
-    case DType::f32: return f((float*)nullptr);
-    case DType::bf16: return f((bf16*)nullptr);
-    case DType::f16: return f((f16*)nullptr);
-    case DType::f64: return f((double*)nullptr);
-    case DType::i8: return f((int8_t*)nullptr);
-    case DType::u8: return f((uint8_t*)nullptr);
-    case DType::i32: return f((int32_t*)nullptr);
-    case DType::i64: return f((int64_t*)nullptr);
-    default: return f((bool*)nullptr);
+    case DType::f32:
+      return f((float*)nullptr);
+    case DType::bf16:
+      return f((bf16*)nullptr);
+    case DType::f16:
+      return f((f16*)nullptr);
+    case DType::f64:
+      return f((double*)nullptr);
+    case DType::i8:
+      return f((int8_t*)nullptr);
+    case DType::u8:
+      return f((uint8_t*)nullptr);
+    case DType::i32:
+      return f((int32_t*)nullptr);
+    case DType::i64:
+      return f((int64_t*)nullptr);
+    default:
+      return f((bool*)nullptr);
   }
 }
 

@@ -9,21 +9,23 @@
 
 namespace fastnn {
 
-#define FAMILY(stem, Struct)              \
-  namespace generic {                     \
-  extern const Struct stem##_kernels;     \
-  }                                       \
-  namespace avx2 {                        \
-  extern const Struct stem##_kernels;     \
-  }                                       \
-  namespace avx512 {                      \
-  extern const Struct stem##_kernels;     \
-  }                                       \
-  namespace neon {                        \
-  extern const Struct stem##_kernels;     \
+#define BEGIN_FAMILY(stem, Struct)    \
+  namespace generic {                 \
+  extern const Struct stem##_kernels; \
+  }                                   \
+  namespace avx2 {                    \
+  extern const Struct stem##_kernels; \
+  }                                   \
+  namespace avx512 {                  \
+  extern const Struct stem##_kernels; \
+  }                                   \
+  namespace neon {                    \
+  extern const Struct stem##_kernels; \
   }
+#define END_FAMILY
+#define KERNEL(name, isas, ret, args)
+#define FLOAT_KERNEL(name, ret, args)
 #include "kernels/families.inc"
-#undef FAMILY
 namespace avx512_bf16 {
 extern const GemmKernels gemm_kernels;
 extern const ProbeKernels probe_kernels;
@@ -36,9 +38,9 @@ using Entry = void (*)();
 // Tables hold nothing but function pointers, so null entries can be filled from the table below as one array.
 template <class Table>
 void overlay(Table& table, const Table& with) {
-  static_assert(sizeof(Table) % sizeof(Entry) == 0 || sizeof(Table) == 1);
+  static_assert(sizeof(Table) % sizeof(Entry) == 0);
   Entry entry;
-  for (size_t i = 0; i + sizeof(Entry) <= sizeof(Table); i += sizeof(Entry)) {
+  for (size_t i = 0; i < sizeof(Table); i += sizeof(Entry)) {
     std::memcpy(&entry, reinterpret_cast<const char*>(&with) + i, sizeof entry);
     if (entry) std::memcpy(reinterpret_cast<char*>(&table) + i, &entry, sizeof entry);
   }
@@ -47,27 +49,35 @@ void overlay(Table& table, const Table& with) {
 struct Tables {
   Kernels of[kIsas] = {};
   Tables() {
-#define FAMILY(stem, Struct) overlay(of[kGeneric].stem, generic::stem##_kernels);
+#define BEGIN_FAMILY(stem, Struct) overlay(of[kGeneric].stem, generic::stem##_kernels);
+#define END_FAMILY
+#define KERNEL(name, isas, ret, args)
+#define FLOAT_KERNEL(name, ret, args)
 #include "kernels/families.inc"
-#undef FAMILY
 #ifdef FASTNN_BUILT_X86
     of[kAvx2] = of[kGeneric];
-#define FAMILY(stem, Struct) overlay(of[kAvx2].stem, avx2::stem##_kernels);
+#define BEGIN_FAMILY(stem, Struct) overlay(of[kAvx2].stem, avx2::stem##_kernels);
+#define END_FAMILY
+#define KERNEL(name, isas, ret, args)
+#define FLOAT_KERNEL(name, ret, args)
 #include "kernels/families.inc"
-#undef FAMILY
     of[kAvx512] = of[kAvx2];
-#define FAMILY(stem, Struct) overlay(of[kAvx512].stem, avx512::stem##_kernels);
+#define BEGIN_FAMILY(stem, Struct) overlay(of[kAvx512].stem, avx512::stem##_kernels);
+#define END_FAMILY
+#define KERNEL(name, isas, ret, args)
+#define FLOAT_KERNEL(name, ret, args)
 #include "kernels/families.inc"
-#undef FAMILY
     of[kAvx512Bf16] = of[kAvx512];
     overlay(of[kAvx512Bf16].gemm, avx512_bf16::gemm_kernels);
     overlay(of[kAvx512Bf16].probe, avx512_bf16::probe_kernels);
 #endif
 #ifdef FASTNN_BUILT_NEON
     of[kNeon] = of[kGeneric];
-#define FAMILY(stem, Struct) overlay(of[kNeon].stem, neon::stem##_kernels);
+#define BEGIN_FAMILY(stem, Struct) overlay(of[kNeon].stem, neon::stem##_kernels);
+#define END_FAMILY
+#define KERNEL(name, isas, ret, args)
+#define FLOAT_KERNEL(name, ret, args)
 #include "kernels/families.inc"
-#undef FAMILY
 #endif
   }
 };
@@ -152,32 +162,11 @@ void set_isa(const std::string& name) {
 std::vector<KernelRow> kernel_rows() {
   std::vector<KernelRow> rows;
   const char* family = "";
+#define BEGIN_FAMILY(stem, Struct) family = #stem;
+#define END_FAMILY
 #define KERNEL(name, isas, ret, args) rows.push_back({family, #name, isas});
 #define FLOAT_KERNEL(name, ret, args) rows.push_back({family, #name, kAllIsas});
-  family = "gemm";
-#include "kernels/gemm.inc"
-  family = "conv2d";
-#include "kernels/conv2d.inc"
-  family = "conv2d_sparse";
-#include "kernels/conv2d_sparse.inc"
-  family = "elementwise";
-#include "kernels/elementwise.inc"
-  family = "reduction";
-#include "kernels/reduction.inc"
-  family = "activation";
-#include "kernels/activation.inc"
-  family = "pooling";
-#include "kernels/pooling.inc"
-  family = "softmax";
-#include "kernels/softmax.inc"
-  family = "loss";
-#include "kernels/loss.inc"
-  family = "optimizer";
-#include "kernels/optimizer.inc"
-  family = "probe";
-#include "kernels/probe.inc"
-#undef KERNEL
-#undef FLOAT_KERNEL
+#include "kernels/families.inc"
   return rows;
 }
 

@@ -3,7 +3,8 @@
 // table at import; FASTNN_ISA or set_isa() forces another.
 //
 // Rows:  KERNEL(name, isas, return type, (arguments))        one function
-//        FLOAT_KERNEL(name, return type, (arguments))        one per floating dtype, for every ISA; float64 only on generic
+//        FLOAT_KERNEL(name, return type, (arguments))        one per floating dtype, for every ISA; float64 only on
+//        generic
 // A row that an ISA does not fill is inherited from the next lower one.
 #pragma once
 #include <string>
@@ -25,11 +26,21 @@ struct ByDtype {
   Fn* operator[](DType t) const { return fn[int(t)]; }
 };
 
+#define BEGIN_FAMILY(stem, Struct) struct Struct {
+#define END_FAMILY \
+  }                \
+  ;
 #define KERNEL(name, isas, ret, args) ret(*name) args;
 #define FLOAT_KERNEL(name, ret, args) ByDtype<ret args> name;
-#include "kernels/structs.h"
-#undef KERNEL
-#undef FLOAT_KERNEL
+#include "kernels/families.inc"
+
+struct Kernels {
+#define BEGIN_FAMILY(stem, Struct) Struct stem;
+#define END_FAMILY
+#define KERNEL(name, isas, ret, args)
+#define FLOAT_KERNEL(name, ret, args)
+#include "kernels/families.inc"
+};
 
 // The table in use. Read once at the start of an op.
 const Kernels& kernels();

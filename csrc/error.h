@@ -7,10 +7,18 @@
 
 namespace fastnn {
 
-struct ValueError : std::runtime_error { using runtime_error::runtime_error; };
-struct TypeError : std::runtime_error { using runtime_error::runtime_error; };
-struct IndexError : std::runtime_error { using runtime_error::runtime_error; };
-struct NotImplementedError : std::runtime_error { using runtime_error::runtime_error; };
+struct ValueError : std::runtime_error {
+  using runtime_error::runtime_error;
+};
+struct TypeError : std::runtime_error {
+  using runtime_error::runtime_error;
+};
+struct IndexError : std::runtime_error {
+  using runtime_error::runtime_error;
+};
+struct NotImplementedError : std::runtime_error {
+  using runtime_error::runtime_error;
+};
 
 inline std::string to_text(std::string_view s) { return std::string(s); }
 inline std::string to_text(const char* s) { return s; }
@@ -31,7 +39,8 @@ std::string message(const Args&... args) {
 // require<ValueError>(stride > 0, "conv2d: stride is ", stride, "; expected a positive integer")
 template <class E, class... Args>
 void require(bool ok, const Args&... args) {
-  if (!ok) [[unlikely]] throw E(message(args...));
+  if (!ok) [[unlikely]]
+    throw E(message(args...));
 }
 
 }  // namespace fastnn

@@ -15,12 +15,12 @@ namespace fastnn {
 namespace {
 
 constexpr size_t kAlign = 64;
-constexpr size_t kMmapFrom = size_t(1) << 20;     // below: aligned_alloc; above: own mappings
+constexpr size_t kMmapFrom = size_t(1) << 20;  // below: aligned_alloc; above: own mappings
 constexpr size_t kHugePage = size_t(2) << 20;
-constexpr size_t kHugeFrom = size_t(4) << 20;     // below, a huge page would waste up to half of itself
-constexpr int64_t kHeldFloor = int64_t(64) << 20; // small processes never trim
+constexpr size_t kHugeFrom = size_t(4) << 20;      // below, a huge page would waste up to half of itself
+constexpr int64_t kHeldFloor = int64_t(64) << 20;  // small processes never trim
 constexpr int kBins = 400;
-constexpr int64_t kWindowNs = 2'000'000'000;      // a step repeated within this time finds its blocks warm
+constexpr int64_t kWindowNs = 2'000'000'000;  // a step repeated within this time finds its blocks warm
 
 // A size class every eighth of a doubling: at most 12.5 % of a block is waste.
 size_t class_size(size_t bytes) {
@@ -63,13 +63,13 @@ void* system_allocate(size_t size) {
 }
 
 void system_free(void* p, size_t size) {
-  if (size < kMmapFrom) std::free(p);
-  else munmap(p, size);
+  if (size < kMmapFrom)
+    std::free(p);
+  else
+    munmap(p, size);
 }
 
-int64_t now_ns() {
-  return std::chrono::steady_clock::now().time_since_epoch().count();
-}
+int64_t now_ns() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
 class Cache {
  public:
@@ -191,8 +191,7 @@ Cache& cache() {
   static Cache* c = [] {
     auto* made = new Cache;
     // The child of a fork may not inherit the mutex locked by a thread that it does not have.
-    pthread_atfork([] { cache().mutex().lock(); }, [] { cache().mutex().unlock(); },
-                   [] { cache().mutex().unlock(); });
+    pthread_atfork([] { cache().mutex().lock(); }, [] { cache().mutex().unlock(); }, [] { cache().mutex().unlock(); });
     return made;
   }();
   return *c;

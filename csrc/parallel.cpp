@@ -20,9 +20,9 @@
 namespace fastnn {
 namespace {
 
-constexpr int kRegions = 4;             // regions of different Python threads that run at once; a fifth runs serially
-constexpr int kSpins = 4000;            // about 60 us of pauses: longer than Python needs between two ops
-constexpr int kChunksPerThread = 4;     // enough that a worker that comes late still finds some
+constexpr int kRegions = 4;          // regions of different Python threads that run at once; a fifth runs serially
+constexpr int kSpins = 4000;         // about 60 us of pauses: longer than Python needs between two ops
+constexpr int kChunksPerThread = 8;  // enough that a worker that comes late still finds some
 constexpr uint32_t kClosed = 0xffffffff;
 
 thread_local bool inside = false;
@@ -39,8 +39,8 @@ constexpr int kSegments = 16;
 
 // The chunks of a region are dealt to segments, one per thread. A thread begins with its own segment, so that the next
 // region finds its part of the data in the same core's cache (LeNet step: a tenth faster), then helps with the others.
-// A claim holds epoch << 32 | next chunk. A thread reads the fields, then takes a chunk by compare-and-swap: success proves
-// that the epoch, and with it every field that it read, was still the current one. Regions are never freed.
+// A claim holds epoch << 32 | next chunk. A thread reads the fields, then takes a chunk by compare-and-swap: success
+// proves that the epoch, and with it every field that it read, was still the current one. Regions are never freed.
 struct alignas(64) Claim {
   std::atomic<uint64_t> next{kClosed};
 };
@@ -184,8 +184,10 @@ class Pool {
     for (int spin = 0;; ++spin) {
       uint32_t done = r.done.load(std::memory_order_acquire);
       if (done == count) return;
-      if (spin < kSpins) pause();
-      else r.done.wait(done, std::memory_order_acquire);
+      if (spin < kSpins)
+        pause();
+      else
+        r.done.wait(done, std::memory_order_acquire);
     }
   }
 

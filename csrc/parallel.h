@@ -1,6 +1,7 @@
-// parallel_for: chunks of a range on our own pool. Workers spin briefly, then sleep; chunks are taken dynamically and the
-// caller never waits for a chunk that nobody has begun, so a worker that the system has not scheduled delays nobody.
-// Ops partition their work so that each output element is summed in one fixed order: results never depend on threads.
+// parallel_for: chunks of a range on our own pool. Workers spin briefly, then sleep; chunks are taken dynamically and
+// the caller never waits for a chunk that nobody has begun, so a worker that the system has not scheduled delays
+// nobody. Ops partition their work so that each output element is summed in one fixed order: results never depend on
+// threads.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -18,8 +19,8 @@ void run_region(int64_t n, int64_t chunk, RangeFn fn, void* context);
 int64_t chunk_size(int64_t n, int64_t grain);  // n itself where the work is too small to share
 }  // namespace detail
 
-// Calls fn(begin, end) for chunks of at least `grain` items that cover [0, n). `grain` items should be worth 5 us or more.
-// An exception thrown by fn reaches the caller.
+// Calls fn(begin, end) for chunks of at least `grain` items that cover [0, n). `grain` items should be worth 5 us or
+// more. An exception thrown by fn reaches the caller.
 template <class F>
 void parallel_for(int64_t n, int64_t grain, F&& fn) {
   if (n <= 0) return;

@@ -42,7 +42,7 @@ def prepare(images: np.ndarray) -> np.ndarray:
 def train(net: fastnn.Sequential, epochs: int) -> None:
     test = fastnn.datasets.mnist("test")
     loader = DataLoader(fastnn.datasets.mnist("train"), batch_size=100, shuffle=True, transform=prepare)
-    optimizer = SGD(net.parameters(), lr=0.05, momentum=0.9)
+    optimizer = SGD(net.parameters(), lr=0.02, momentum=0.9)
     schedule = CosineAnnealingLR(optimizer, T_max=epochs * len(loader))
     for epoch in range(1, epochs + 1):
         total = 0.0

@@ -66,16 +66,16 @@ def test_train_mnist(tmp_path, small_mnist):
     def train(out: str, *arguments: object) -> list[str]:
         return run(tmp_path, "train_mnist.py", "--out", out, *arguments, FASTNN_DATA_DIR=small_mnist)
 
-    lines = train("a.safetensors", "--epochs", 5, "--seed", 1)
-    assert [line.split(":")[0] for line in lines[:5]] == [f"epoch {i}" for i in range(1, 6)]
-    losses = [float(re.search(r"loss (\S+),", line)[1]) for line in lines[:5]]
+    lines = train("a.safetensors", "--epochs", 10, "--seed", 1)
+    assert [line.split(":")[0] for line in lines[:10]] == [f"epoch {i}" for i in range(1, 11)]
+    losses = [float(re.search(r"loss (\S+),", line)[1]) for line in lines[:10]]
     assert losses[-1] < losses[0] / 4
     assert percent(lines[-1], "test accuracy") >= 90
 
     # The same seed gives the same model, whatever the number of threads; another seed another.
-    train("b.safetensors", "--epochs", 5, "--seed", 1, "--threads", 1)
+    train("b.safetensors", "--epochs", 10, "--seed", 1, "--threads", 1)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    train("b.safetensors", "--epochs", 5, "--seed", 2)
+    train("b.safetensors", "--epochs", 10, "--seed", 2)
     assert (tmp_path / "a.safetensors").read_bytes() != (tmp_path / "b.safetensors").read_bytes()
 
     # --predict takes the saved model and trains no more.

@@ -1,5 +1,6 @@
 // Included at the end of ops/<family>_kernel.cpp, inside namespace fastnn::FASTNN_ISA, with FASTNN_FAMILY_INC and
-// FASTNN_FAMILY_TABLE defined: turns the rows into this ISA's table. A kernel that this ISA lacks is a nullptr of its name.
+// FASTNN_FAMILY_TABLE defined: turns the rows into this ISA's table. A kernel that this ISA lacks is a nullptr of its
+// name.
 #if FASTNN_ISA_ID == 0
 #define FASTNN_DOUBLE_OR_NULL(name) &name<double>
 #else

@@ -6,8 +6,29 @@ namespace fastnn {
 
 // Functors stand in simd/activation.h, names in ops/activation.cpp.
 enum class Activation : int {
-  none, relu, relu6, leaky_relu, elu, gelu, gelu_tanh, silu, mish, sigmoid, tanh, hardswish, hardsigmoid, hardtanh,
-  softplus, softsign, exp, expm1, log, log1p, sqrt, abs, neg
+  none,
+  relu,
+  relu6,
+  leaky_relu,
+  elu,
+  gelu,
+  gelu_tanh,
+  silu,
+  mish,
+  sigmoid,
+  tanh,
+  hardswish,
+  hardsigmoid,
+  hardtanh,
+  softplus,
+  softsign,
+  exp,
+  expm1,
+  log,
+  log1p,
+  sqrt,
+  abs,
+  neg
 };
 
 constexpr int kSoftmaxColumns = 128;  // columns that softmax does together: their state stays in L1
@@ -18,7 +39,8 @@ struct TileShape {
 };
 
 // One register tile of a matrix product or a convolution:
-//   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sum_k a[m * a_row + offsets[k]] * b[k * b_step + n])
+//   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sum_k a[m * a_row + offsets[k]] * b[k *
+//   b_step + n])
 // for m < rows, n < cols. a and b are in the scalar type (float for float32, bfloat16, float16), c and residual in the
 // storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum.
 struct Tile {
@@ -86,15 +108,15 @@ struct SgdStep {
   bool nesterov, maximize;
 };
 struct AdamStep {
-  double step_size;     // lr / (1 - beta1^t)
-  double root_scale;    // 1 / sqrt(1 - beta2^t)
+  double step_size;   // lr / (1 - beta1^t)
+  double root_scale;  // 1 / sqrt(1 - beta2^t)
   double beta1, beta2, eps;
   double weight_decay;  // added to the gradient
   double shrink;        // the parameter is multiplied by it first: 1 - lr weight_decay for AdamW, else 1
   bool maximize;
 };
-// One axis of a pooling. Window o starts at o * stride - padding and has `taps` taps, `dilation` apart; where stride is 0
-// (adaptive) it is floor(o * input / output) up to ceil((o + 1) * input / output), and `taps` bounds their length.
+// One axis of a pooling. Window o starts at o * stride - padding and has `taps` taps, `dilation` apart; where stride is
+// 0 (adaptive) it is floor(o * input / output) up to ceil((o + 1) * input / output), and `taps` bounds their length.
 struct PoolAxis {
   int64_t input, output, taps, stride, padding, dilation;
 };
@@ -105,7 +127,7 @@ struct PoolCover {
 // A position is row tap * w.taps + column tap, in uint8_t, or in int32_t if `wide`; all ones in a window without taps.
 struct Pool {
   PoolAxis h, w;
-  int64_t channels;        // of channels_last data
+  int64_t channels;  // of channels_last data
   bool wide;
   bool count_include_pad;  // averages: divide by the taps inside of the padded image
   double divisor;          // averages: divide by this instead, if not 0

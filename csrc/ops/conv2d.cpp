@@ -21,12 +21,14 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Share of useful lanes when `n` items are dealt to vectors.
 double lane_use(int64_t n, int lanes) { return double(n) / double(divide_up(n, lanes) * lanes); }
 
-// Few channels leave most lanes empty when they are the vector; then pixels are (conv 1 -> 6 of LeNet: 0.37 against 0.87).
+// Few channels leave most lanes empty when they are the vector; then pixels are (conv 1 -> 6 of LeNet: 0.37 against
+// 0.87).
 bool pixels_as_lanes(const Pass& p, bool nhwc, int lanes) {
   return !nhwc && p.step_x == 1 && p.out_col == 1 && lane_use(p.cols, lanes) > 1.1 * lane_use(p.out_channels, lanes);
 }
 
-// Weights of one group, k-major, in panels of the register tile's width or (pixels as lanes) as one [k][channels] block.
+// Weights of one group, k-major, in panels of the register tile's width or (pixels as lanes) as one [k][channels]
+// block.
 void pack_weight(const Pass& p, const Array& weight, int64_t group, bool nhwc, bool as_pixels, const TileShape& shape,
                  char* to) {
   const GemmKernels& kernel = kernels().gemm;
@@ -40,8 +42,9 @@ void pack_weight(const Pass& p, const Array& weight, int64_t group, bool nhwc, b
     const char* from = w + first * p.w_out * item;
     if (!nhwc) {
       // Runs of taps_x weights, or all of them where the pass uses every tap in order.
-      bool whole = p.w_in == taps_y * taps_x && (taps_y * taps_x == 1 || (p.wv[0] == 0 && p.wu[0] == 0 &&
-                   p.wv.back() == taps_x - 1 && p.wu.back() == (taps_y - 1) * taps_x));
+      bool whole = p.w_in == taps_y * taps_x &&
+                   (taps_y * taps_x == 1 || (p.wv[0] == 0 && p.wu[0] == 0 && p.wv.back() == taps_x - 1 &&
+                                             p.wu.back() == (taps_y - 1) * taps_x));
       if (whole) {
         kernel.pack_panel[weight.dtype](from, 1, p.w_out, k, int(cols), int(panel), to);
         continue;
@@ -66,8 +69,8 @@ Geometry geometry(const Array& x, const Array& weight, const Dims& stride, const
                   int64_t groups) {
   require<NotImplementedError>(is_float(x.dtype), "conv2d: dtype ", name(x.dtype),
                                " is not supported; expected float32, bfloat16, float16 or float64");
-  require<TypeError>(x.dtype == weight.dtype, "conv2d: input is ", name(x.dtype), " but weight is ",
-                     name(weight.dtype), "; expected the same dtype, convert one of them");
+  require<TypeError>(x.dtype == weight.dtype, "conv2d: input is ", name(x.dtype), " but weight is ", name(weight.dtype),
+                     "; expected the same dtype, convert one of them");
   require<ValueError>(x.ndim() == 4, "conv2d: input has shape ", x.shape, "; expected (N, C, H, W) or (C, H, W)");
   require<ValueError>(weight.ndim() == 4, "conv2d: weight has shape ", weight.shape,
                       "; expected (out_channels, in_channels / groups, kernel height, kernel width)");
@@ -82,7 +85,8 @@ Geometry geometry(const Array& x, const Array& weight, const Dims& stride, const
                       "; the kernel must not be empty");
   for (int i = 0; i < 2; ++i) {
     constexpr int64_t kMost = int64_t(1) << 31;
-    require<ValueError>(stride[i] > 0 && stride[i] < kMost, "conv2d: stride is ", stride, "; expected positive integers");
+    require<ValueError>(stride[i] > 0 && stride[i] < kMost, "conv2d: stride is ", stride,
+                        "; expected positive integers");
     require<ValueError>(dilation[i] > 0 && dilation[i] < kMost, "conv2d: dilation is ", dilation,
                         "; expected positive integers");
     for (int j = 0; j < 2; ++j)
@@ -96,7 +100,8 @@ Geometry geometry(const Array& x, const Array& weight, const Dims& stride, const
   int64_t reach_h = (g.kh - 1) * g.dh + 1, reach_w = (g.kw - 1) * g.dw + 1;
   int64_t padded_h = g.h + padding[0] + padding[1], padded_w = g.w + padding[2] + padding[3];
   require<ValueError>(padded_h >= reach_h && padded_w >= reach_w, "conv2d: the kernel covers ", Dims{reach_h, reach_w},
-                      " but the padded input is only ", Dims{padded_h, padded_w}, "; use more padding or a smaller kernel");
+                      " but the padded input is only ", Dims{padded_h, padded_w},
+                      "; use more padding or a smaller kernel");
   g.oh = (padded_h - reach_h) / g.sh + 1;
   g.ow = (padded_w - reach_w) / g.sw + 1;
   g.groups = groups, g.cg = g.c / groups, g.og = g.oc / groups;
@@ -119,8 +124,10 @@ Region copy_region(const Array& x, bool nhwc, int64_t n, int64_t c0, int64_t cha
       x.data + (n * x.stride(0) + c0 * x.stride(1) + (y0 + top) * x.stride(2) + (x0 + left) * x.stride(3)) * item;
   char* first = to + (top * region.row + left * region.col) * scalar;
   auto kernel = kernels().conv2d.copy_image[x.dtype];
-  if (nhwc) kernel(from, 0, x.stride(2), 1, bottom - top, (right - left) * channels, first, 0, region.row);
-  else kernel(from, x.stride(1), x.stride(2), channels, bottom - top, right - left, first, region.channel, region.row);
+  if (nhwc)
+    kernel(from, 0, x.stride(2), 1, bottom - top, (right - left) * channels, first, 0, region.row);
+  else
+    kernel(from, x.stride(1), x.stride(2), channels, bottom - top, right - left, first, region.channel, region.row);
   return region;
 }
 
@@ -210,11 +217,22 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
       const char* w = weight_memory.as<char>() + g * packed;
       const char* group_bias = bias ? static_cast<const char*>(bias) + o0 * scalar : nullptr;
       if (as_pixels) {
-        PixelTile t{k,      region.data,          p.step_y * region.row, offsets,  w, out.data + first * item,
-                    out.stride(1), p.out_row, cols,                 group_bias, activation};
+        PixelTile t{k,
+                    region.data,
+                    p.step_y * region.row,
+                    offsets,
+                    w,
+                    out.data + first * item,
+                    out.stride(1),
+                    p.out_row,
+                    cols,
+                    group_bias,
+                    activation};
         if (p.pool)
-          kernel.conv2d.pixel_tile_pool[dtype](t, int(p.out_channels), int(rows / 2), position ? position + first : nullptr);
-        else kernel.conv2d.pixel_tile[dtype](t, int(p.out_channels), int(rows));
+          kernel.conv2d.pixel_tile_pool[dtype](t, int(p.out_channels), int(rows / 2),
+                                               position ? position + first : nullptr);
+        else
+          kernel.conv2d.pixel_tile[dtype](t, int(p.out_channels), int(rows));
         continue;
       }
       Tile t{};
@@ -246,7 +264,8 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
             if (p.pool)
               kernel.gemm.tile_pool[dtype](t, p.step_y * region.row, int(count), int(wide),
                                            position ? position + to : nullptr);
-            else kernel.gemm.tile[dtype](t, int(count), int(wide));
+            else
+              kernel.gemm.tile[dtype](t, int(count), int(wide));
           }
       }
     }
@@ -312,7 +331,8 @@ std::tuple<Array, std::optional<Array>> conv2d_pool(const Array& x_in, const Arr
                                                     std::string_view activation, bool need_positions) {
   conv::Geometry g = conv::geometry(x_in, weight_in, stride, padding, dilation, groups);
   Activation f = parse_activation("conv2d", activation);
-  require<NotImplementedError>(f <= Activation::relu, "conv2d: ", activation, " cannot be fused with a max-pool; expected relu");
+  require<NotImplementedError>(f <= Activation::relu, "conv2d: ", activation,
+                               " cannot be fused with a max-pool; expected relu");
   require<ValueError>(g.oh >= 2 && g.ow >= 2, "max_pool2d: input of shape ", Dims{g.n, g.oc, g.oh, g.ow},
                       " is smaller than the window (2, 2)");
   Dims shape{g.n, g.oc, g.oh / 2, g.ow / 2};

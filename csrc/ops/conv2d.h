@@ -1,5 +1,6 @@
 // 2-d convolution:
-//   y[n, o, i, j] = f(bias[o] + sum_{c, u, v} w[o, c, u, v] x[n, g c' + c, i sh + u dh - top, j sw + v dw - left] + residual)
+//   y[n, o, i, j] = f(bias[o] + sum_{c, u, v} w[o, c, u, v] x[n, g c' + c, i sh + u dh - top, j sw + v dw - left] +
+//   residual)
 // x (N, C, H, W), row-major or channels_last; w (O, C / groups, kh, kw); zeros outside of x; y keeps the layout of x.
 #pragma once
 #include <optional>
@@ -17,11 +18,12 @@ Array conv2d(const Array& x, const Array& weight, const std::optional<Array>& bi
              const Dims& padding, const Dims& dilation, int64_t groups, std::string_view activation,
              const std::optional<Array>& residual);
 
-// max_pool2d(conv2d(...), 2) in one go, for a non-decreasing activation ("none" or "relu"), and, if asked for, the position
-// 0 to 3 of each maximum in its 2x2 window, as max_pool2d_positions has them.
-std::tuple<Array, std::optional<Array>> conv2d_pool(const Array& x, const Array& weight, const std::optional<Array>& bias,
-                                                    const Dims& stride, const Dims& padding, const Dims& dilation,
-                                                    int64_t groups, std::string_view activation, bool need_positions);
+// max_pool2d(conv2d(...), 2) in one go, for a non-decreasing activation ("none" or "relu"), and, if asked for, the
+// position 0 to 3 of each maximum in its 2x2 window, as max_pool2d_positions has them.
+std::tuple<Array, std::optional<Array>> conv2d_pool(const Array& x, const Array& weight,
+                                                    const std::optional<Array>& bias, const Dims& stride,
+                                                    const Dims& padding, const Dims& dilation, int64_t groups,
+                                                    std::string_view activation, bool need_positions);
 
 // Gradients of x, weight and bias; each is computed only where asked for.
 std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> conv2d_backward(
@@ -34,10 +36,10 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> con
 namespace fastnn::conv {
 
 struct Geometry {
-  int64_t n, c, h, w;                   // input
-  int64_t oc, kh, kw, oh, ow;           // kernel and output
-  int64_t sh, sw, dh, dw, top, left;    // stride, dilation, padding
-  int64_t groups, cg, og;               // channels per group
+  int64_t n, c, h, w;                 // input
+  int64_t oc, kh, kw, oh, ow;         // kernel and output
+  int64_t sh, sw, dh, dw, top, left;  // stride, dilation, padding
+  int64_t groups, cg, og;             // channels per group
   DType dtype;
   bool nhwc;
 };
@@ -60,9 +62,9 @@ struct Region {
 struct Pass {
   int64_t groups, in_channels, out_channels;  // channels per group
   int64_t rows, cols, step_y, step_x;
-  std::vector<int64_t> ty, tx;                // offsets of the taps in the input, may be negative
-  int64_t w_group, w_out, w_in;               // steps in the weight
-  std::vector<int64_t> wu, wv;                // offsets of the taps in the weight
+  std::vector<int64_t> ty, tx;   // offsets of the taps in the input, may be negative
+  int64_t w_group, w_out, w_in;  // steps in the weight
+  std::vector<int64_t> wu, wv;   // offsets of the taps in the weight
   int64_t offset, out_row, out_col;
   bool pool;
 };
@@ -83,8 +85,8 @@ struct Gradients {
   std::optional<Array> x, weight, bias;
 };
 
-// conv2d_sparse.cpp: gradients from the elements of dy that are not zero, when few are (dy row-major). Empty where a value
-// is not finite: then the dense sums decide what becomes NaN.
+// conv2d_sparse.cpp: gradients from the elements of dy that are not zero, when few are (dy row-major). Empty where a
+// value is not finite: then the dense sums decide what becomes NaN.
 bool worth_sparse(const Geometry& g, const Array& dy);
 std::optional<Gradients> backward_sparse(const Geometry& g, const Array& dy, const Array& x, const Array& weight,
                                          bool need_x, bool need_weight, bool need_bias);

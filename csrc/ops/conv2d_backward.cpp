@@ -39,8 +39,8 @@ Array backward_data(const Geometry& g, const Array& dy, const Array& weight, boo
   return dx;
 }
 
-// dw[o, c, u, v] = sum_{n, i, j} dy[n, o, i, j] x[n, c, i sh + u dh - top, j sw + v dw - left]. The (image, row) pairs are
-// dealt to a fixed number of parts, each part is summed in order, and the parts are added in order.
+// dw[o, c, u, v] = sum_{n, i, j} dy[n, o, i, j] x[n, c, i sh + u dh - top, j sw + v dw - left]. The (image, row) pairs
+// are dealt to a fixed number of parts, each part is summed in order, and the parts are added in order.
 Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool nhwc) {
   const DType compute = compute_type(g.dtype);
   const Kernels& kernel = kernels();
@@ -52,7 +52,8 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
 
   const int64_t bands = g.n >= kParts || g.n == 0 ? 1 : std::min(g.oh, divide_up(kParts, g.n));
   const int64_t units = g.n * bands, sums = g.groups * k * g.og;
-  const int64_t parts = std::max<int64_t>(1, std::min({units, kParts, kPartBytes / std::max<int64_t>(1, sums * scalar)}));
+  const int64_t parts =
+      std::max<int64_t>(1, std::min({units, kParts, kPartBytes / std::max<int64_t>(1, sums * scalar)}));
   Array partial = Array::zeros({parts, g.groups, k, g.og}, compute);
 
   const int64_t reach_y = (g.kh - 1) * g.dh, reach_x = (g.kw - 1) * g.dw;
@@ -92,8 +93,8 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
 
         const char* dy_first = dy.data + (n * dy.stride(0) + group * g.og * dy.stride(1) + i0 * dy.stride(2)) * item;
         if (as_pixels) {
-          PixelWeightTile t{region.data, x_image, g.sh * region.row, offsets, images, rows, g.ow, dy_first,
-                            dy.stride(0), dy.stride(1), dy.stride(2), c, g.og};
+          PixelWeightTile t{region.data, x_image,      g.sh * region.row, offsets,      images, rows, g.ow,
+                            dy_first,    dy.stride(0), dy.stride(1),      dy.stride(2), c,      g.og};
           if (compute != g.dtype) {
             for (int64_t b = 0; b < images; ++b)
               copy_region(dy, false, n + b, group * g.og, g.og, i0, rows, 0, g.ow, false,
@@ -113,8 +114,18 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
           const int64_t most = kernel.conv2d.max_taps[g.dtype](), tiles = divide_up(k, most);
           for (int64_t i = 0; i < tiles; ++i) {
             int64_t m = k * i / tiles, taps = k * (i + 1) / tiles - m;
-            WeightTile t{region.data, x_image, g.sh * region.row, g.sw * region.col, offsets + m, images, rows, g.ow,
-                         panel_memory.as<char>(), panel, c + (m * g.og + o) * scalar, g.og};
+            WeightTile t{region.data,
+                         x_image,
+                         g.sh * region.row,
+                         g.sw * region.col,
+                         offsets + m,
+                         images,
+                         rows,
+                         g.ow,
+                         panel_memory.as<char>(),
+                         panel,
+                         c + (m * g.og + o) * scalar,
+                         g.og};
             kernel.conv2d.weight_tile[g.dtype](t, int(taps), int(cols));
           }
         }
@@ -122,12 +133,11 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
     }
   });
 
-  if (parts > 1)
-    kernel.gemm.sum_rows[compute](partial.data + sums * scalar, parts - 1, sums, sums, partial.data);
+  if (parts > 1) kernel.gemm.sum_rows[compute](partial.data + sums * scalar, parts - 1, sums, sums, partial.data);
   // (group, k, o) -> (group, o, k)
   Array total = partial.view({g.groups, g.og, k}, {k * g.og, 1, g.og});
-  return fastnn::astype(total.contiguous(), g.dtype).view({g.oc, g.cg, g.kh, g.kw},
-                                                         contiguous_strides({g.oc, g.cg, g.kh, g.kw}));
+  return fastnn::astype(total.contiguous(), g.dtype)
+      .view({g.oc, g.cg, g.kh, g.kw}, contiguous_strides({g.oc, g.cg, g.kh, g.kw}));
 }
 
 // db[o] = sum_{n, i, j} dy[n, o, i, j]
@@ -140,7 +150,8 @@ Array backward_bias(const Geometry& g, const Array& dy, bool nhwc) {
     for (int64_t n = begin; n < end; ++n) {
       const char* from = dy.data + n * dy.stride(0) * item;
       char* to = sums.data + n * g.oc * scalar;
-      if (nhwc) kernel.sum_rows[g.dtype](from, pixels, g.oc, g.oc, to);
+      if (nhwc)
+        kernel.sum_rows[g.dtype](from, pixels, g.oc, g.oc, to);
       else
         for (int64_t o = 0; o < g.oc; ++o) kernel.sum_run[g.dtype](from + o * pixels * item, pixels, to + o * scalar);
     }

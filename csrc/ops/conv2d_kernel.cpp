@@ -24,8 +24,8 @@ FASTNN_INLINE V activate(Activation f, V x) {
 }
 
 template <class T>
-void copy_image(const void* px, int64_t x_channel, int64_t x_row, int64_t channels, int64_t rows, int64_t cols, void* to,
-                int64_t to_channel, int64_t to_row) {
+void copy_image(const void* px, int64_t x_channel, int64_t x_row, int64_t channels, int64_t rows, int64_t cols,
+                void* to, int64_t to_channel, int64_t to_row) {
   using V = Compute<T>;
   const T* x = static_cast<const T*>(px);
   Scalar<T>* out = static_cast<Scalar<T>*>(to);
@@ -83,8 +83,10 @@ void pixel_block(const PixelTile& t, const Slot<Scalar<T>>* slots, int first, in
     for (int j = 0; j < N; ++j) {
       V v = activate<Any>(t.activation, acc[o][j]);
       T* to = c + (first + o) * t.c_channel + slots[j].out;
-      if (slots[j].lanes == V::kLanes) v.store(to);
-      else v.store(to, slots[j].lanes);
+      if (slots[j].lanes == V::kLanes)
+        v.store(to);
+      else
+        v.store(to, slots[j].lanes);
     }
   }
 }
@@ -101,6 +103,13 @@ void pixel_block_pool(const PixelTile& t, const Slot<Scalar<T>>* slots, int firs
   for (int o = 0; o < C; ++o) {
 #pragma GCC unroll 2
     for (int j = 0; j < N; j += 2) {
+      const int64_t to = (first + o) * t.c_channel + slots[j].out;
+      if (!position) {
+        V even, odd, high = larger_or_nan(acc[o][j], acc[o][j + 1]);
+        deinterleave(high, high, &even, &odd);
+        activate<false>(t.activation, larger_or_nan(even, odd)).store(c + to, slots[j].lanes / 2);
+        continue;
+      }
       V a, b, d, e;
       deinterleave(acc[o][j], acc[o][j], &a, &b);
       deinterleave(acc[o][j + 1], acc[o][j + 1], &d, &e);
@@ -108,9 +117,8 @@ void pixel_block_pool(const PixelTile& t, const Slot<Scalar<T>>* slots, int firs
       take_larger(b, V(S(1)), &best, &at);
       take_larger(d, V(S(2)), &best, &at);
       take_larger(e, V(S(3)), &best, &at);
-      int64_t to = (first + o) * t.c_channel + slots[j].out;
       activate<false>(t.activation, best).store(c + to, slots[j].lanes / 2);
-      if (position) store_integers(at, position + to, slots[j].lanes / 2);
+      store_integers(at, position + to, slots[j].lanes / 2);
     }
   }
 }
@@ -139,8 +147,9 @@ void pixel_rows(const PixelTile& t, int channels, int rows) {
     for (int b = 0; b < blocks; ++b) {
       int first = channels * b / blocks, count = channels * (b + 1) / blocks - first;
       with_constant<kVectors>(filled, [&](auto n) {
-        with_constant<kChannels>(
-            count, [&](auto c) { pixel_block<T, Any, decltype(c)::value, decltype(n)::value>(t, slots, first, channels); });
+        with_constant<kChannels>(count, [&](auto c) {
+          pixel_block<T, Any, decltype(c)::value, decltype(n)::value>(t, slots, first, channels);
+        });
       });
     }
     filled = 0;
@@ -155,8 +164,10 @@ void pixel_rows(const PixelTile& t, int channels, int rows) {
 
 template <class T>
 void pixel_tile(const PixelTile& t, int channels, int rows) {
-  if (t.activation <= Activation::relu) pixel_rows<T, false>(t, channels, rows);
-  else pixel_rows<T, true>(t, channels, rows);
+  if (t.activation <= Activation::relu)
+    pixel_rows<T, false>(t, channels, rows);
+  else
+    pixel_rows<T, true>(t, channels, rows);
 }
 
 template <class T>
@@ -242,8 +253,10 @@ FASTNN_INLINE void weight_rows(const WeightTile& t, int taps, int cols) {
 template <class T>
 void weight_tile(const WeightTile& t, int taps, int cols) {
   using S = Scalar<T>;
-  if (cols <= Vec<S>::kLanes) weight_rows<S, 1>(t, taps, cols);
-  else weight_rows<S, 2>(t, taps, cols);
+  if (cols <= Vec<S>::kLanes)
+    weight_rows<S, 1>(t, taps, cols);
+  else
+    weight_rows<S, 2>(t, taps, cols);
 }
 
 // ---- pixels as lanes: backward-weight -------------------------------------------------------------------------------
@@ -303,7 +316,7 @@ void pixel_weight_tile(const PixelWeightTile& t, int taps, int channels) {
 }  // namespace
 
 #define FASTNN_FAMILY_INC "conv2d.inc"
-#define FASTNN_FAMILY_TABLE                \
+#define FASTNN_FAMILY_TABLE                  \
   extern const Conv2dKernels conv2d_kernels; \
   const Conv2dKernels conv2d_kernels
 #include "../kernels/fill.h"

@@ -1,6 +1,6 @@
-// Convolution gradients when most of dy is zero, as it is behind a max-pool (at most one element of a 2x2 window is not)
-// and a ReLU: the sums run over the elements that are not zero. Images lie as [y][x][c], so that a row of the kernel is one
-// run of kw * c floats:
+// Convolution gradients when most of dy is zero, as it is behind a max-pool (at most one element of a 2x2 window is
+// not) and a ReLU: the sums run over the elements that are not zero. Images lie as [y][x][c], so that a row of the
+// kernel is one run of kw * c floats:
 //   dx[i sh + u dh, j sw ..] += dy[o, i, j] * w[o, u, ..]       dw[o, u, ..] += dy[o, i, j] * x[i sh + u dh, j sw ..]
 // LeNet's second convolution, batch 100: 3 times faster than the dense gradients, which also visit the padding of dy.
 #include <algorithm>
@@ -14,14 +14,14 @@
 namespace fastnn::conv {
 namespace {
 
-constexpr int64_t kParts = 16;        // partial sums of dw; fixed, so that bits do not depend on threads
-constexpr int64_t kMostVectors = 8;   // of eight floats in a run
-constexpr double kDensity = 0.3;      // at most; dense tiles do 16 multiply-adds a cycle, runs about 6
+constexpr int64_t kParts = 16;       // partial sums of dw; fixed, so that bits do not depend on threads
+constexpr int64_t kMostVectors = 8;  // of eight floats in a run
+constexpr double kDensity = 0.3;     // at most; dense tiles do 16 multiply-adds a cycle, runs about 6
 
 struct Layout {
-  int64_t run, vectors, padded;             // floats of a kernel row; vectors; run rounded up to vectors
-  int64_t rows, cols, row;                  // padded image, floats per row
-  int64_t top_left;                         // first float of the image within the padded one
+  int64_t run, vectors, padded;  // floats of a kernel row; vectors; run rounded up to vectors
+  int64_t rows, cols, row;       // padded image, floats per row
+  int64_t top_left;              // first float of the image within the padded one
 };
 
 Layout layout(const Geometry& g) {
@@ -39,14 +39,14 @@ Layout layout(const Geometry& g) {
 }  // namespace
 
 bool worth_sparse(const Geometry& g, const Array& dy) {
-  if (g.dtype != DType::f32 || g.groups != 1 || g.dw != 1 || g.kw * g.c > 8 * kMostVectors || g.kw * g.c < 8) return false;
+  if (g.dtype != DType::f32 || g.groups != 1 || g.dw != 1 || g.kw * g.c > 8 * kMostVectors || g.kw * g.c < 8)
+    return false;
   const int64_t size = g.oc * g.oh * g.ow;
   if (g.n == 0 || size > (int64_t(1) << 30)) return false;
   // The first images stand for all.
   const int64_t sample = std::min<int64_t>(g.n, 2) * size;
   Scratch values(size_t(sample + 16) * sizeof(float)), positions(size_t(sample + 16) * sizeof(int32_t));
-  int64_t count =
-      kernels().conv2d_sparse.nonzeros(dy.as<float>(), sample, values.as<float>(), positions.as<int32_t>());
+  int64_t count = kernels().conv2d_sparse.nonzeros(dy.as<float>(), sample, values.as<float>(), positions.as<int32_t>());
   return double(count) <= kDensity * double(sample);
 }
 
@@ -89,7 +89,8 @@ std::optional<Gradients> backward_sparse(const Geometry& g, const Array& dy, con
       for (int64_t n = g.n * part / parts; n < g.n * (part + 1) / parts; ++n) {
         if (need_weight) {
           const float* from = x.as<float>() + n * x.stride(0);
-          if (l.cols == g.w) pack(from, x.stride(3), x.stride(1), area, int(g.c), int(g.c), xs + l.top_left);
+          if (l.cols == g.w)
+            pack(from, x.stride(3), x.stride(1), area, int(g.c), int(g.c), xs + l.top_left);
           else
             for (int64_t y = 0; y < g.h; ++y)
               pack(from + y * x.stride(2), x.stride(3), x.stride(1), g.w, int(g.c), int(g.c),
@@ -107,8 +108,7 @@ std::optional<Gradients> backward_sparse(const Geometry& g, const Array& dy, con
           if (need_weight)
             kernel.gather_runs(count, values, offsets, g.kh, int(l.vectors), xs, g.dh * l.row,
                                partial.as<float>() + part * weights + o * g.kh * l.padded);
-          if (need_bias)
-            kernels().gemm.sum_run[DType::f32](values, count, bias_sums.as<float>() + n * g.oc + o);
+          if (need_bias) kernels().gemm.sum_run[DType::f32](values, count, bias_sums.as<float>() + n * g.oc + o);
         }
         if (!need_x) continue;
         float* to = out.x->as<float>() + n * x.stride(0);
@@ -118,7 +118,8 @@ std::optional<Gradients> backward_sparse(const Geometry& g, const Array& dy, con
           continue;
         }
         for (int64_t y = 0; y < g.h; ++y) {
-          if (x.stride(1) == 1) std::memcpy(to + y * x.stride(2), from + y * l.row, size_t(g.w * g.c) * sizeof(float));
+          if (x.stride(1) == 1)
+            std::memcpy(to + y * x.stride(2), from + y * l.row, size_t(g.w * g.c) * sizeof(float));
           else
             for (int64_t c = 0; c < g.c; ++c)
               for (int64_t i = 0; i < g.w; ++i) to[c * area + y * g.w + i] = from[y * l.row + i * g.c + c];

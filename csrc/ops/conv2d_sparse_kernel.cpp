@@ -65,7 +65,8 @@ void gather(int64_t count, const float* values, const int64_t* offsets, int64_t 
             float* dw) {
   constexpr int kRows = N <= 2 ? 5 : N <= 4 ? 3 : 2;  // accumulators of one pass stay in the registers
   int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows) gather_rows<N, kRows>(count, values, offsets, x + r * x_row, x_row, dw + r * 8 * N);
+  for (; r + kRows <= rows; r += kRows)
+    gather_rows<N, kRows>(count, values, offsets, x + r * x_row, x_row, dw + r * 8 * N);
   for (; r + 2 <= rows; r += 2) gather_rows<N, 2>(count, values, offsets, x + r * x_row, x_row, dw + r * 8 * N);
   for (; r < rows; ++r) gather_rows<N, 1>(count, values, offsets, x + r * x_row, x_row, dw + r * 8 * N);
 }
@@ -101,7 +102,7 @@ void gather_runs(int64_t count, const float* values, const int64_t* offsets, int
 }  // namespace
 
 #define FASTNN_FAMILY_INC "conv2d_sparse.inc"
-#define FASTNN_FAMILY_TABLE                            \
+#define FASTNN_FAMILY_TABLE                               \
   extern const Conv2dSparseKernels conv2d_sparse_kernels; \
   const Conv2dSparseKernels conv2d_sparse_kernels
 #include "../kernels/fill.h"

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "../dispatch.h"
+#include "../float_mode.h"
 #include "loss_common.h"
 
 namespace fastnn::ops {
@@ -140,6 +141,7 @@ Rows prepare(const Array& input, const Array& target, const std::optional<Array>
 }
 
 Array run(Rows& r, const Array& input) {
+  FlushSubnormals flush;
   auto kernel = kernels().cross_entropy.cross_entropy_rows[input.dtype];
   int64_t block = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, r.arguments.classes));
   Array losses;
@@ -186,6 +188,7 @@ std::tuple<Array, SavedGradients> cross_entropy_with_gradient(const Array& input
 }
 
 Array cross_entropy_backward(const Array& saved, const Array& grad) {
+  FlushSubnormals flush;
   const char* op = "cross_entropy_backward";
   require_float(op, grad);
   require_dtype(op, "saved", saved, grad.dtype == DType::f16 ? DType::f32 : grad.dtype);

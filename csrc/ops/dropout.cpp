@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "../dispatch.h"
+#include "../float_mode.h"
 #include "../parallel.h"
 
 namespace fastnn::ops {
@@ -22,6 +23,7 @@ Array apply(const Array& x, double p, int64_t seed, int64_t offset) {
   double scale = p < 1 ? 1 / (1 - p) : 0;
   size_t item = size_of(x.dtype);
   int64_t n = x.numel();
+  FlushSubnormals flush;
   parallel_for((n + kGroup - 1) / kGroup, 64, [&](int64_t first, int64_t last) {
     int64_t begin = first * kGroup, end = std::min(n, last * kGroup);
     kernel(x.data + size_t(begin) * item, y.data + size_t(begin) * item, first, end - begin, uint64_t(seed),

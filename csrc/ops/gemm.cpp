@@ -10,9 +10,9 @@ namespace {
 
 // Depth of a block: a panel of 512 x 32 floats is 64 KB, which stays in L2 while the rows of A pass by.
 constexpr int64_t kDepth = 512;
-constexpr int64_t kFewRows = 4;               // up to here reading B once is all that matters
-constexpr int64_t kFlopsPerChunk = 1 << 20;   // about 10 us
-constexpr int64_t kPackFrom = 128;            // columns from which a packed copy of A's rows pays
+constexpr int64_t kFewRows = 4;              // up to here reading B once is all that matters
+constexpr int64_t kFlopsPerChunk = 1 << 20;  // about 10 us
+constexpr int64_t kPackFrom = 128;           // columns from which a packed copy of A's rows pays
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -61,12 +61,12 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
     const bool first = k0 == 0, last = k0 + kb >= k;
     // A panel that needs one vector only is packed one vector wide, so that its rows stay together.
     auto panel_width = [&](int64_t j) { return n - j * width <= shape.lanes ? shape.lanes : width; };
-    parallel_for(panels, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, kb * width)), [&](int64_t begin, int64_t end) {
-      for (int64_t j = begin; j < end; ++j)
-        pack(b.data + (k0 * b.row + j * width * b.col) * item, b.row, b.col, kb,
-                                 int(std::min(width, n - j * width)), int(panel_width(j)),
-                                 packed_b + j * width * steps * scalar);
-    });
+    parallel_for(
+        panels, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, kb * width)), [&](int64_t begin, int64_t end) {
+          for (int64_t j = begin; j < end; ++j)
+            pack(b.data + (k0 * b.row + j * width * b.col) * item, b.row, b.col, kb,
+                 int(std::min(width, n - j * width)), int(panel_width(j)), packed_b + j * width * steps * scalar);
+        });
     const int64_t flops = 2 * shape.rows * std::max<int64_t>(kb, 1) * share * width;
     parallel_for(tiles * shares, std::max<int64_t>(1, kFlopsPerChunk / flops), [&](int64_t begin, int64_t end) {
       Scratch rows_memory(pack_a ? size_t(shape.rows * kb * scalar) : 0);

@@ -102,7 +102,8 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
     alignas(64) S block[kMaxLanes * kMaxLanes];
     int width = int(lesser(cols - n0, V::kLanes));
     for (int m0 = 0; m0 < rows; m0 += V::kLanes)
-      transpose_block<S>(buffer + m0 * kStep + n0, kStep, block + m0, kMaxLanes, int(lesser(rows - m0, V::kLanes)), width);
+      transpose_block<S>(buffer + m0 * kStep + n0, kStep, block + m0, kMaxLanes, int(lesser(rows - m0, V::kLanes)),
+                         width);
     for (int n = 0; n < width; ++n) {
       int64_t at = (n0 + n) * t.c_col;
       const S* from = block + n * kMaxLanes;
@@ -129,18 +130,24 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
 
 template <class T>
 void finish(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
-  if (t.activation <= Activation::relu) finish_as<T, false>(t, rows, cols, buffer);
-  else finish_as<T, true>(t, rows, cols, buffer);
+  if (t.activation <= Activation::relu)
+    finish_as<T, false>(t, rows, cols, buffer);
+  else
+    finish_as<T, true>(t, rows, cols, buffer);
 }
 
 template <class S>
 FASTNN_INLINE void accumulate_tile(const Tile& t, int rows, int cols, S* buffer) {
   if (cols <= Vec<S>::kLanes) {
-    if (t.a_row == 1) accumulate_rows<S, 1, 1, false>(t, rows, buffer);
-    else accumulate_rows<S, 1, 0, false>(t, rows, buffer);
+    if (t.a_row == 1)
+      accumulate_rows<S, 1, 1, false>(t, rows, buffer);
+    else
+      accumulate_rows<S, 1, 0, false>(t, rows, buffer);
   } else {
-    if (t.a_row == 1) accumulate_rows<S, 2, 1, false>(t, rows, buffer);
-    else accumulate_rows<S, 2, 0, false>(t, rows, buffer);
+    if (t.a_row == 1)
+      accumulate_rows<S, 2, 1, false>(t, rows, buffer);
+    else
+      accumulate_rows<S, 2, 0, false>(t, rows, buffer);
   }
 }
 
@@ -175,8 +182,8 @@ void finish_positions(const Tile& t, int rows, int cols, const Scalar<T>* buffer
   }
 }
 
-// `t` for two rows of pixels, the second `a_down` elements behind the first; what is written are the maxima of 2x2 pixels
-// and, if `position` is given, which of the four it was. As torch, the first maximum or the last NaN wins.
+// `t` for two rows of pixels, the second `a_down` elements behind the first; what is written are the maxima of 2x2
+// pixels and, if `position` is given, which of the four it was. As torch, the first maximum or the last NaN wins.
 template <class T>
 void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* position) {
   using S = Scalar<T>;
@@ -190,6 +197,11 @@ void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* posit
   for (int j = 0; j < rows / 2; ++j)
     for (int n = 0; n < cols; n += V::kLanes) {
       const S *a = up + 2 * j * kStep + n, *b = down + 2 * j * kStep + n;
+      if (!position) {
+        V upper = larger_or_nan(V::load(a), V::load(a + kStep)), lower = larger_or_nan(V::load(b), V::load(b + kStep));
+        larger_or_nan(upper, lower).store(up + j * kStep + n);
+        continue;
+      }
       V best = V::load(a), at = V(S(0));
       take_larger(V::load(a + kStep), V(S(1)), &best, &at);
       take_larger(V::load(b), V(S(2)), &best, &at);
@@ -204,8 +216,10 @@ void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* posit
 #if FASTNN_ISA_ID == 3
 void tile_pairs(const Tile& t, int rows, int cols) {
   alignas(64) float buffer[kMaxRows * 2 * kMaxLanes];
-  if (cols <= Vec<float>::kLanes) accumulate_rows<float, 1, 1, true>(t, rows, buffer);
-  else accumulate_rows<float, 2, 1, true>(t, rows, buffer);
+  if (cols <= Vec<float>::kLanes)
+    accumulate_rows<float, 1, 1, true>(t, rows, buffer);
+  else
+    accumulate_rows<float, 2, 1, true>(t, rows, buffer);
   finish<bf16>(t, rows, cols, buffer);
 }
 
@@ -286,7 +300,8 @@ void dot_rows(int64_t m, int64_t n, int64_t k, const void* pa, int64_t lda, cons
   for (int64_t j = 0; j < n; j += N) {
     int cols = int(lesser(N, n - j));
     for (int64_t i = 0; i < m; ++i) {
-      if (cols == N) dot_columns<T, N>(k, a + i * lda, b + j * ldb, ldb, out);
+      if (cols == N)
+        dot_columns<T, N>(k, a + i * lda, b + j * ldb, ldb, out);
       else
         for (int q = 0; q < cols; ++q) dot_columns<T, 1>(k, a + i * lda, b + (j + q) * ldb, ldb, out + q);
       for_lanes<V>(cols, [&](int64_t q, auto lanes) {
@@ -326,7 +341,7 @@ void sum_run(const void* px, int64_t n, void* psums) {
 }  // namespace
 
 #define FASTNN_FAMILY_INC "gemm.inc"
-#define FASTNN_FAMILY_TABLE            \
+#define FASTNN_FAMILY_TABLE              \
   extern const GemmKernels gemm_kernels; \
   const GemmKernels gemm_kernels
 #include "../kernels/fill.h"

@@ -99,8 +99,8 @@ Array linear(const Array& x, const Array& weight, const std::optional<Array>& bi
   Array bias_values, residual_values;
   if (bias) {
     check_dtypes("linear", x, "bias", *bias);
-    require<ValueError>(bias->ndim() == 1 && bias->size(0) == n, "linear: bias has shape ", bias->shape,
-                        "; expected (", n, ",)");
+    require<ValueError>(bias->ndim() == 1 && bias->size(0) == n, "linear: bias has shape ", bias->shape, "; expected (",
+                        n, ",)");
     bias_values = bias->dtype == compute_type(x.dtype) ? bias->contiguous()
                                                        : fastnn::astype(bias->contiguous(), compute_type(x.dtype));
     e.bias = bias_values.data;

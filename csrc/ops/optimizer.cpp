@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../dispatch.h"
+#include "../float_mode.h"
 #include "../parallel.h"
 
 namespace fastnn::ops {
@@ -155,6 +156,7 @@ Array optimizer_state(const Array& param) {
 
 void sgd_step(const Arrays& params, const Arrays& grads, const Arrays& momenta, const std::vector<int64_t>& fresh,
               double lr, double momentum, double dampening, double weight_decay, bool nesterov, bool maximize) {
+  FlushSubnormals flush;
   const bool buffered = momentum != 0;
   check_params("sgd_step", params, grads);
   Targets targets(params);
@@ -180,6 +182,7 @@ void sgd_step(const Arrays& params, const Arrays& grads, const Arrays& momenta, 
 void adam_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs, const Arrays& exp_avg_sqs,
                const Arrays& max_exp_avg_sqs, const Arrays& steps, double lr, double beta1, double beta2, double eps,
                double weight_decay, bool decoupled, bool maximize) {
+  FlushSubnormals flush;
   const char* op = "adam_step";
   const bool amsgrad = !max_exp_avg_sqs.empty();
   check_params(op, params, grads);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../dispatch.h"
+#include "../float_mode.h"
 #include "../parallel.h"
 
 namespace fastnn::ops {
@@ -159,6 +160,8 @@ enum class Kind { max, avg };
 
 void run_forward(Kind kind, const Pool& geometry, const Array& x, Array& y, void* position, bool channels_last) {
   if (y.numel() == 0) return;
+  std::optional<FlushSubnormals> flush;
+  if (kind == Kind::avg) flush.emplace();
   Pool g = geometry;
   g.channels = x.size(x.ndim() - 3);
   Form f = form(g, channels_last);
@@ -174,6 +177,8 @@ Array run_backward(Kind kind, const Pool& geometry, const Array& dy, const void*
                    bool channels_last) {
   Array dx = empty(input_shape, dy.dtype, channels_last);
   if (dx.numel() == 0) return dx;
+  std::optional<FlushSubnormals> flush;
+  if (kind == Kind::avg) flush.emplace();
   Pool g = geometry;
   if (g.h.output == 0 || g.w.output == 0) {
     __builtin_memset(dx.data, 0, size_t(dx.numel()) * size_of(dx.dtype));

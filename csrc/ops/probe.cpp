@@ -43,7 +43,8 @@ double probe_fma(std::string_view dtype, double seconds) {
   auto chains = dtype == "float32" ? k.fma_chains : dtype == "bfloat16" ? k.pair_chains : k.byte_chains;
   require<ValueError>(dtype == "float32" || dtype == "bfloat16" || dtype == "int8", "probe_fma: dtype is '", dtype,
                       "'; expected float32, bfloat16 or int8");
-  require<NotImplementedError>(chains != nullptr, "probe_fma: ", kIsaNames[current_isa()], " has no dot product for ", dtype);
+  require<NotImplementedError>(chains != nullptr, "probe_fma: ", kIsaNames[current_isa()], " has no dot product for ",
+                               dtype);
   const int64_t steps = 20000, chunks = int64_t(num_threads()) * 8;
   double operations = 2.0 * k.lanes() * (dtype == "float32" ? 1 : dtype == "bfloat16" ? 2 : 4);
   std::atomic<float> sink{0};
@@ -73,9 +74,8 @@ double probe_copy(int64_t bytes, double seconds) {
   const int64_t blocks = a.numel() / 64, repeat = std::max<int64_t>(1, (int64_t(8) << 20) / bytes);
   return best_rate(seconds, double(blocks * 64 * 8 * repeat) * 1e-9, [&] {
     for (int64_t r = 0; r < repeat; ++r)
-      parallel_for(blocks, kBlock / 64, [&](int64_t b, int64_t e) {
-        copy(a.as<float>() + b * 64, out.as<float>() + b * 64, (e - b) * 64);
-      });
+      parallel_for(blocks, kBlock / 64,
+                   [&](int64_t b, int64_t e) { copy(a.as<float>() + b * 64, out.as<float>() + b * 64, (e - b) * 64); });
   });
 }
 

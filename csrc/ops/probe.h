@@ -5,8 +5,8 @@
 
 namespace fastnn::ops {
 
-// Multiply-adds in GFLOP/s (int8: GOP/s) for "float32", "bfloat16" or "int8"; NotImplementedError where the ISA in use has
-// no instruction for the dtype.
+// Multiply-adds in GFLOP/s (int8: GOP/s) for "float32", "bfloat16" or "int8"; NotImplementedError where the ISA in use
+// has no instruction for the dtype.
 double probe_fma(std::string_view dtype, double seconds);
 // Reading a buffer of `bytes` over and over, in GB/s.
 double probe_read(int64_t bytes, double seconds);

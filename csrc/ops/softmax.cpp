@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../dispatch.h"
+#include "../float_mode.h"
 #include "../parallel.h"
 
 namespace fastnn::ops {
@@ -47,6 +48,7 @@ void for_parts(const Axis& a, Rows&& rows, Columns&& columns) {
 }
 
 Array forward(const char* op, bool log, const Array& x, int64_t dim) {
+  FlushSubnormals flush;
   Array in = x.dense();
   Axis a = axis_of(op, in, dim);
   Array y = Array::empty_like(in);
@@ -63,6 +65,7 @@ Array forward(const char* op, bool log, const Array& x, int64_t dim) {
 }
 
 Array backward(const char* op, bool log, const Array& y, const Array& dy, int64_t dim) {
+  FlushSubnormals flush;
   require<ValueError>(dy.shape == y.shape && dy.dtype == y.dtype, op, ": gradient has shape ", dy.shape, " and dtype ",
                       name(dy.dtype), "; expected ", y.shape, " and ", name(y.dtype));
   Array out = y.dense(), g = dy.with_layout_of(out);

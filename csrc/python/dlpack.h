@@ -4,9 +4,16 @@
 
 namespace fastnn::python {
 
-struct DLVersion { uint32_t major, minor; };
-struct DLDevice { int32_t type, id; };
-struct DLDataType { uint8_t code, bits; uint16_t lanes; };
+struct DLVersion {
+  uint32_t major, minor;
+};
+struct DLDevice {
+  int32_t type, id;
+};
+struct DLDataType {
+  uint8_t code, bits;
+  uint16_t lanes;
+};
 struct DLTensor {
   void* data;
   DLDevice device;

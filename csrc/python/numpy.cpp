@@ -1,4 +1,5 @@
-// numpy arrays in and out without a copy. Uses pybind11's view of numpy's C API, so no numpy headers are needed to build.
+// numpy arrays in and out without a copy. Uses pybind11's view of numpy's C API, so no numpy headers are needed to
+// build.
 #include <pybind11/numpy.h>
 
 #include "tensor.h"
@@ -118,8 +119,8 @@ PyObject* to_numpy(PyObject* tensor) {
   static char nothing[8];  // numpy would allocate for a null pointer
   void* data = a.data ? a.data : nothing;
   int flags = a.storage->writable ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0;
-  PyObject* out = api.PyArray_NewFromDescr_(api.PyArray_Type_, Py_NewRef(descr), a.ndim(), shape, strides, data, flags,
-                                            nullptr);
+  PyObject* out =
+      api.PyArray_NewFromDescr_(api.PyArray_Type_, Py_NewRef(descr), a.ndim(), shape, strides, data, flags, nullptr);
   if (!out) {
     Py_DECREF(base);
     return nullptr;

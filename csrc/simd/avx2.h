@@ -5,7 +5,8 @@ namespace fastnn::FASTNN_ISA {
 namespace {
 
 struct Full {};  // "all lanes", as a type
-template <class T> struct Vec;
+template <class T>
+struct Vec;
 
 struct Mask {
   __m256 m;
@@ -167,9 +168,7 @@ FASTNN_INLINE void store_integers(F v, uint8_t* p, int n) {
   uint64_t bytes = uint64_t(_mm_cvtsi128_si64(to_bytes(v)));
   for (int i = 0; i < n; ++i) p[i] = uint8_t(bytes >> (8 * i));
 }
-FASTNN_INLINE void store_integers(F v, int32_t* p, Full) {
-  _mm256_storeu_si256((__m256i*)p, _mm256_cvttps_epi32(v.v));
-}
+FASTNN_INLINE void store_integers(F v, int32_t* p, Full) { _mm256_storeu_si256((__m256i*)p, _mm256_cvttps_epi32(v.v)); }
 FASTNN_INLINE void store_integers(F v, int32_t* p, int n) {
   _mm256_maskstore_epi32(p, F::first(n), _mm256_cvttps_epi32(v.v));
 }

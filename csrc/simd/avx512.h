@@ -5,7 +5,8 @@ namespace fastnn::FASTNN_ISA {
 namespace {
 
 struct Full {};  // "all lanes", as a type
-template <class T> struct Vec;
+template <class T>
+struct Vec;
 
 struct Mask {
   __mmask16 m;
@@ -95,7 +96,8 @@ struct Vec8 {
 };
 FASTNN_INLINE Vec8 fma(Vec8 a, Vec8 b, Vec8 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
 
-// Appends the lanes of `a` (the first n) that are not zero, and base + lane; may write a whole vector. Returns how many.
+// Appends the lanes of `a` (the first n) that are not zero, and base + lane; may write a whole vector. Returns how
+// many.
 FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_t* positions) {
   __mmask16 m = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NEQ_UQ) & F::first(n);
   __m512i at = _mm512_add_epi32(_mm512_set1_epi32(base),

@@ -8,12 +8,15 @@ namespace {
 
 struct Full {};  // "all lanes", as a type
 
-template <class T> struct Native;
-template <> struct Native<float> {
+template <class T>
+struct Native;
+template <>
+struct Native<float> {
   typedef float type __attribute__((vector_size(32)));
   typedef int32_t mask __attribute__((vector_size(32)));
 };
-template <> struct Native<double> {
+template <>
+struct Native<double> {
   typedef double type __attribute__((vector_size(32)));
   typedef int64_t mask __attribute__((vector_size(32)));
 };
@@ -42,8 +45,10 @@ FASTNN_INLINE float widen(bf16 v) {
 FASTNN_INLINE float widen(f16 v) {
   uint32_t exponent = v.bits >> 10 & 31, mantissa = v.bits & 0x3ff;
   Word w;
-  if (exponent == 0) w.f = float(mantissa) * 0x1p-24f;
-  else w.u = (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
+  if (exponent == 0)
+    w.f = float(mantissa) * 0x1p-24f;
+  else
+    w.u = (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
   w.u |= uint32_t(v.bits & 0x8000) << 16;
   return w.f;
 }
@@ -60,12 +65,15 @@ FASTNN_INLINE void narrow(float v, f16* p) {
   uint16_t sign = uint16_t(w.u >> 16 & 0x8000);
   w.u &= 0x7fffffff;
   uint16_t r;
-  if (w.u > 0x7f800000) r = uint16_t(0x7e00 | (w.u >> 13 & 0x3ff));
-  else if (w.u >= 0x47800000) r = 0x7c00;
+  if (w.u > 0x7f800000)
+    r = uint16_t(0x7e00 | (w.u >> 13 & 0x3ff));
+  else if (w.u >= 0x47800000)
+    r = 0x7c00;
   else if (w.u < 0x38800000) {  // subnormal: adding 0.5 aligns the mantissa and rounds to nearest even
     w.f += 0.5f;
     r = uint16_t(w.u - 0x3f000000);
-  } else r = uint16_t((w.u + 0xfff + (w.u >> 13 & 1) - 0x38000000) >> 13);
+  } else
+    r = uint16_t((w.u + 0xfff + (w.u >> 13 & 1) - 0x38000000) >> 13);
   p->bits = sign | r;
 }
 
@@ -120,44 +128,68 @@ FASTNN_INLINE Vec<T> map(Vec<T> a, Fn fn) {
   return a;
 }
 
-template <class T> FASTNN_INLINE Vec<T> select(LaneMask<T> m, Vec<T> a, Vec<T> b) { return m.m ? a.v : b.v; }
+template <class T>
+FASTNN_INLINE Vec<T> select(LaneMask<T> m, Vec<T> a, Vec<T> b) {
+  return m.m ? a.v : b.v;
+}
 // Not a fused operation here: generic CPUs may lack one, and libm's is a hundred times slower.
-template <class T> FASTNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return a.v * b.v + c.v; }
-template <class T> FASTNN_INLINE Vec<T> max(Vec<T> a, Vec<T> b) { return select(a > b, a, b); }
-template <class T> FASTNN_INLINE Vec<T> min(Vec<T> a, Vec<T> b) { return select(a < b, a, b); }
-template <class T> FASTNN_INLINE Vec<T> abs(Vec<T> a) {
+template <class T>
+FASTNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return a.v * b.v + c.v;
+}
+template <class T>
+FASTNN_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
+  return select(a > b, a, b);
+}
+template <class T>
+FASTNN_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
+  return select(a < b, a, b);
+}
+template <class T>
+FASTNN_INLINE Vec<T> abs(Vec<T> a) {
   return map(a, [](T x) { return T(__builtin_fabs(x)); });
 }
-template <class T> FASTNN_INLINE Vec<T> sqrt(Vec<T> a) {
+template <class T>
+FASTNN_INLINE Vec<T> sqrt(Vec<T> a) {
   return map(a, [](T x) { return sizeof(T) == 4 ? T(::sqrtf(float(x))) : T(::sqrt(double(x))); });
 }
-template <class T> FASTNN_INLINE Vec<T> round(Vec<T> a) {
+template <class T>
+FASTNN_INLINE Vec<T> round(Vec<T> a) {
   return map(a, [](T x) { return T(::nearbyint(double(x))); });
 }
-template <class T> FASTNN_INLINE Vec<T> floor(Vec<T> a) {
+template <class T>
+FASTNN_INLINE Vec<T> floor(Vec<T> a) {
   return map(a, [](T x) { return T(::floor(double(x))); });
 }
-template <class T> FASTNN_INLINE bool any(LaneMask<T> m) {
+template <class T>
+FASTNN_INLINE bool any(LaneMask<T> m) {
   for (int i = 0; i < Vec<T>::kLanes; ++i)
     if (m.m[i]) return true;
   return false;
 }
-template <class T> FASTNN_INLINE T sum(Vec<T> a) {
+template <class T>
+FASTNN_INLINE T sum(Vec<T> a) {
   for (int half = Vec<T>::kLanes / 2; half; half /= 2)
     for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
   return a.v[0];
 }
-template <class T> FASTNN_INLINE T max_of(Vec<T> a) {
+template <class T>
+FASTNN_INLINE T max_of(Vec<T> a) {
   T r = a.v[0];
   for (int i = 1; i < Vec<T>::kLanes; ++i) r = a.v[i] > r ? a.v[i] : r;
   return r;
 }
-template <class T> FASTNN_INLINE T min_of(Vec<T> a) { return -max_of(-a); }
-template <class T> FASTNN_INLINE Vec<T> scale2(Vec<T> a, Vec<T> n) {
+template <class T>
+FASTNN_INLINE T min_of(Vec<T> a) {
+  return -max_of(-a);
+}
+template <class T>
+FASTNN_INLINE Vec<T> scale2(Vec<T> a, Vec<T> n) {
   for (int i = 0; i < Vec<T>::kLanes; ++i) a.v[i] = T(::ldexp(double(a.v[i]), int(n.v[i])));
   return a;
 }
-template <class T> FASTNN_INLINE Vec<T> split2(Vec<T> a, Vec<T>* e) {
+template <class T>
+FASTNN_INLINE Vec<T> split2(Vec<T> a, Vec<T>* e) {
   for (int i = 0; i < Vec<T>::kLanes; ++i) {
     int n;
     a.v[i] = T(::frexp(double(a.v[i]), &n));
@@ -180,34 +212,41 @@ FASTNN_INLINE int append_nonzero(Vec<float> a, int n, int32_t base, float* value
 
 FASTNN_INLINE void stream(Vec<float> a, float* p) { a.store(p); }
 
-template <class T> FASTNN_INLINE void deinterleave(Vec<T> a, Vec<T> b, Vec<T>* even, Vec<T>* odd) {
+template <class T>
+FASTNN_INLINE void deinterleave(Vec<T> a, Vec<T> b, Vec<T>* even, Vec<T>* odd) {
   constexpr int half = Vec<T>::kLanes / 2;
   for (int i = 0; i < half; ++i) {
     even->v[i] = a.v[2 * i], even->v[half + i] = b.v[2 * i];
     odd->v[i] = a.v[2 * i + 1], odd->v[half + i] = b.v[2 * i + 1];
   }
 }
-template <class T> FASTNN_INLINE void interleave(Vec<T> even, Vec<T> odd, Vec<T>* a, Vec<T>* b) {
+template <class T>
+FASTNN_INLINE void interleave(Vec<T> even, Vec<T> odd, Vec<T>* a, Vec<T>* b) {
   constexpr int half = Vec<T>::kLanes / 2;
   for (int i = 0; i < half; ++i) {
     a->v[2 * i] = even.v[i], a->v[2 * i + 1] = odd.v[i];
     b->v[2 * i] = even.v[half + i], b->v[2 * i + 1] = odd.v[half + i];
   }
 }
-template <class I, class T> FASTNN_INLINE void load_integers(const I* p, int n, Vec<T>* v) {
+template <class I, class T>
+FASTNN_INLINE void load_integers(const I* p, int n, Vec<T>* v) {
   for (int i = 0; i < Vec<T>::kLanes; ++i) v->v[i] = i < n ? T(p[i]) : T(0);
 }
-template <class I, class T> FASTNN_INLINE void load_integers(const I* p, Full, Vec<T>* v) {
+template <class I, class T>
+FASTNN_INLINE void load_integers(const I* p, Full, Vec<T>* v) {
   load_integers(p, Vec<T>::kLanes, v);
 }
-template <class I, class T> FASTNN_INLINE void store_integers(Vec<T> v, I* p, int n) {
+template <class I, class T>
+FASTNN_INLINE void store_integers(Vec<T> v, I* p, int n) {
   for (int i = 0; i < n; ++i) p[i] = I(v.v[i]);
 }
-template <class I, class T> FASTNN_INLINE void store_integers(Vec<T> v, I* p, Full) {
+template <class I, class T>
+FASTNN_INLINE void store_integers(Vec<T> v, I* p, Full) {
   store_integers(v, p, Vec<T>::kLanes);
 }
 
-template <class T> FASTNN_INLINE Vec<T> head(Vec<T> v, int n, Vec<T> rest) {
+template <class T>
+FASTNN_INLINE Vec<T> head(Vec<T> v, int n, Vec<T> rest) {
   for (int i = n; i < Vec<T>::kLanes; ++i) v.v[i] = rest.v[i];
   return v;
 }

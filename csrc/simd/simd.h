@@ -3,14 +3,17 @@
 // the linker may otherwise keep the AVX-512 copy of an inline function and crash an older CPU.
 //
 // Vec<float> and, on generic, Vec<double> have:
-//   kLanes, Vec(scalar), Vec::load(p), Vec::load(p, n) (first n lanes, zeros above), store(p), store(p, n), and the same
-//   for bf16 and f16 pointers (rounded to nearest even); + - * / unary -, comparisons < <= > >= == != giving a Mask,
-//   select(mask, a, b), fma(a, b, c) = a * b + c, max(a, b) and min(a, b) (b where either is NaN), abs, sqrt, round,
-//   floor, any(mask), sum(v), max_of(v), min_of(v), scale2(v, n) = v * 2^n for integral n in [-300, 300], split2(v, &e):
-//   v = m * 2^e with m in [0.5, 1) for normal positive v, head(v, n, rest): the first n lanes of v, then those of rest.
-// Vec8 is eight floats on every ISA (load, store, +, fma); append_nonzero(v, n, base, values, positions) compacts lanes.
+//   kLanes, Vec(scalar), Vec::load(p), Vec::load(p, n) (first n lanes, zeros above), store(p), store(p, n), and the
+//   same for bf16 and f16 pointers (rounded to nearest even); + - * / unary -, comparisons < <= > >= == != giving a
+//   Mask, select(mask, a, b), fma(a, b, c) = a * b + c, max(a, b) and min(a, b) (b where either is NaN), abs, sqrt,
+//   round, floor, any(mask), sum(v), max_of(v), min_of(v), scale2(v, n) = v * 2^n for integral n in [-300, 300],
+//   split2(v, &e): v = m * 2^e with m in [0.5, 1) for normal positive v, head(v, n, rest): the first n lanes of v, then
+//   those of rest.
+// Vec8 is eight floats on every ISA (load, store, +, fma); append_nonzero(v, n, base, values, positions) compacts
+// lanes.
 //   deinterleave(a, b, &even, &odd): the even and odd elements of the 2 * kLanes in a, b; interleave(even, odd, &a, &b)
-//   puts them back. load_integers(p, lanes, &v) and store_integers(v, p, lanes) convert from and to uint8_t and int32_t.
+//   puts them back. load_integers(p, lanes, &v) and store_integers(v, p, lanes) convert from and to uint8_t and
+//   int32_t.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -38,10 +41,20 @@ namespace fastnn::FASTNN_ISA {
 namespace {
 
 // The vector type in which values of storage type T are computed.
-template <class T> struct ComputeOf { using type = Vec<float>; using scalar = float; };
-template <> struct ComputeOf<double> { using type = Vec<double>; using scalar = double; };
-template <class T> using Compute = typename ComputeOf<T>::type;
-template <class T> using Scalar = typename ComputeOf<T>::scalar;
+template <class T>
+struct ComputeOf {
+  using type = Vec<float>;
+  using scalar = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = Vec<double>;
+  using scalar = double;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+template <class T>
+using Scalar = typename ComputeOf<T>::scalar;
 
 FASTNN_INLINE int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTNN_INLINE int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -55,6 +68,12 @@ FASTNN_INLINE void for_lanes(int64_t n, F&& f) {
   if (i < n) f(i, int(n - i));
 }
 
+// The larger of a and b; NaN where either is.
+template <class V>
+FASTNN_INLINE V larger_or_nan(V a, V b) {
+  return select(a != a, a, max(a, b));
+}
+
 // The larger of *best and v, and where it came from; on a tie *best stays, a NaN in v wins.
 template <class V>
 FASTNN_INLINE void take_larger(V v, V at, V* best, V* best_at) {
@@ -63,11 +82,26 @@ FASTNN_INLINE void take_larger(V v, V at, V* best, V* best_at) {
   *best_at = select(larger, at, *best_at);
 }
 
-template <class V, class T> FASTNN_INLINE V load(const T* p, Full) { return V::load(p); }
-template <class V, class T> FASTNN_INLINE V load(const T* p, int n) { return V::load(p, n); }
-template <class V, class T> FASTNN_INLINE void store(V v, T* p, Full) { v.store(p); }
-template <class V, class T> FASTNN_INLINE void store(V v, T* p, int n) { v.store(p, n); }
-template <class V> FASTNN_INLINE V head(V v, Full, V) { return v; }
+template <class V, class T>
+FASTNN_INLINE V load(const T* p, Full) {
+  return V::load(p);
+}
+template <class V, class T>
+FASTNN_INLINE V load(const T* p, int n) {
+  return V::load(p, n);
+}
+template <class V, class T>
+FASTNN_INLINE void store(V v, T* p, Full) {
+  v.store(p);
+}
+template <class V, class T>
+FASTNN_INLINE void store(V v, T* p, int n) {
+  v.store(p, n);
+}
+template <class V>
+FASTNN_INLINE V head(V v, Full, V) {
+  return v;
+}
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -1,5 +1,5 @@
-// to[j * to_step + i] = from[i * from_step + j] for i < rows, j < cols: a block at most kLanes wide and high, in registers.
-// A row of `to` is written up to `rows` elements only.
+// to[j * to_step + i] = from[i * from_step + j] for i < rows, j < cols: a block at most kLanes wide and high, in
+// registers. A row of `to` is written up to `rows` elements only.
 #pragma once
 #include "simd.h"
 
