@@ -25,9 +25,7 @@ def check_epilogue(op: str, activation: str | None) -> str:
     if activation is None:
         return "none"
     if activation not in EPILOGUES:
-        raise NotImplementedError(
-            f"{op}: activation is {activation!r}; expected None or one of {', '.join(EPILOGUES)}"
-        )
+        raise NotImplementedError(f"{op}: activation is {activation!r}; expected None or one of {', '.join(EPILOGUES)}")
     return activation
 
 
