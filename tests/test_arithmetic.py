@@ -4,8 +4,9 @@ import fastnn
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from fastnn import _C
+
+torch = pytest.importorskip("torch")
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), BF16, np.dtype(np.float16), np.dtype(np.float64)]

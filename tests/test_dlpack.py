@@ -10,8 +10,9 @@ import fastnn.functional as F
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from fastnn import _C
+
+torch = pytest.importorskip("torch")
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TORCH = {

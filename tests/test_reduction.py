@@ -6,8 +6,9 @@ import fastnn
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from fastnn import _C
+
+torch = pytest.importorskip("torch")
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {"float32": 1e-6, "bfloat16": 8e-3, "float16": 1e-3, "float64": 1e-14}
