@@ -1,6 +1,7 @@
 // Subnormal numbers count as zero while a FlushSubnormals lives: a multiply-add that meets one takes a hundred cycles
-// more on many CPUs. For products, softmax, averages and optimizers; not for functions such as log, whose value at a
-// subnormal number is an ordinary one. parallel_for hands the mode on to the workers; the caller's mode is restored.
+// more on many CPUs. For products, softmax, averages, activations and optimizers; not for functions such as log, whose
+// value at a subnormal number is an ordinary one. parallel_for hands the mode on to the workers; the caller's mode is
+// restored.
 #pragma once
 #include <cstdint>
 

@@ -1,6 +1,7 @@
 #include "activation.h"
 
 #include "../dispatch.h"
+#include "../float_mode.h"
 #include "../parallel.h"
 
 namespace fastnn::ops {
@@ -29,6 +30,20 @@ void for_chunks(const Array& x, Fn&& fn) {
   });
 }
 
+// Curves through zero or a constant: a subnormal x or y counts as zero there, which spares them up to 2.8 times the
+// time on Zen 4. Functions that select values, or whose value at a subnormal x is an ordinary number (log), keep them.
+bool flushes(Activation f) {
+  return f >= Activation::leaky_relu && f <= Activation::softsign && f != Activation::hardtanh;
+}
+
+// Runs `work`, in flushing mode where f allows it.
+template <class Work>
+void with_mode(Activation f, Work&& work) {
+  if (!flushes(f)) return work();
+  FlushSubnormals flush;
+  work();
+}
+
 }  // namespace
 
 Activation parse_activation(const char* op, std::string_view name) {
@@ -43,7 +58,8 @@ Array activation(std::string_view f, const Array& x, double a, double b) {
                                "; expected float32, bfloat16, float16 or float64");
   Array in = x.dense(), y = Array::empty_like(in);
   auto kernel = kernels().activation.activation_forward[x.dtype];
-  for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, y.data + at, n, a, b); });
+  with_mode(kind,
+            [&] { for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, y.data + at, n, a, b); }); });
   return y;
 }
 
@@ -55,7 +71,9 @@ Array activation_backward(std::string_view f, const Array& saved, const Array& d
                       " and dtype ", name(dy.dtype), "; expected ", saved.shape, " and ", name(saved.dtype));
   Array in = saved.dense(), g = dy.with_layout_of(in), dx = Array::empty_like(in);
   auto kernel = kernels().activation.activation_backward[in.dtype];
-  for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, g.data + at, dx.data + at, n, a, b); });
+  with_mode(kind, [&] {
+    for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, g.data + at, dx.data + at, n, a, b); });
+  });
   return dx;
 }
 

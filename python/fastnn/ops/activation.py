@@ -1,7 +1,8 @@
 """Elementwise activations, input (...) -> (...), in float32, bfloat16, float16 and float64.
 
 Arithmetic is in float32 (float64 for float64). NaN and infinity go through as in torch, but large finite inputs never
-give NaN (the gradient of torch's gelu with approximate="tanh" does at 1e20). Each function takes a Tensor or a numpy
+give NaN (the gradient of torch's gelu with approximate="tanh" does at 1e20). Subnormal numbers count as zero, except in
+relu, relu6 and hardtanh. Each function takes a Tensor or a numpy
 array and returns the same type.
 
 `inplace=True` writes the result into the memory of `input` and returns `input`. While the call is recorded for a
