@@ -16,15 +16,8 @@ constexpr int64_t kRegionElements = 128 * 1024;  // an input region of 512 KB st
 constexpr int64_t kFlopsPerChunk = 1 << 20;      // about 10 us
 constexpr int64_t kSlack = 16;                   // elements that a vector load may pass the end of a region
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Share of useful lanes when `n` items are dealt to vectors.
-double lane_use(int64_t n, int lanes) { return double(n) / double(divide_up(n, lanes) * lanes); }
-
-// Few channels leave most lanes empty when they are the vector; then pixels are (conv 1 -> 6 of LeNet: 0.37 against
-// 0.87).
 bool pixels_as_lanes(const Pass& p, bool nhwc, int lanes) {
-  return !nhwc && p.step_x == 1 && p.out_col == 1 && lane_use(p.cols, lanes) > 1.1 * lane_use(p.out_channels, lanes);
+  return !nhwc && p.step_x == 1 && p.out_col == 1 && pixels_fill_lanes(p.cols, p.out_channels, lanes);
 }
 
 // Weights of one group, k-major, in panels of the register tile's width or (pixels as lanes) as one [k][channels]

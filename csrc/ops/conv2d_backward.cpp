@@ -14,8 +14,6 @@ constexpr int64_t kParts = 16;                     // partial sums of a weight g
 constexpr int64_t kPartBytes = int64_t(64) << 20;  // most memory for them
 constexpr int64_t kBatchElements = 48 * 1024;      // input of the images that a kernel call covers: 192 KB, in L2
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // dx[n, c, y, x] = sum over the taps that reach (y, x). Pixels with the same residue of y + top and x + left modulo the
 // stride are reached by the same taps: one pass each, a correlation of dy with step 1.
 Array backward_data(const Geometry& g, const Array& dy, const Array& weight, bool nhwc) {
@@ -47,8 +45,7 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
   const int64_t item = int64_t(size_of(g.dtype)), scalar = int64_t(size_of(compute));
   const TileShape shape = kernel.gemm.tile_shape[g.dtype]();
   const int64_t width = 2 * shape.lanes, k = g.cg * g.kh * g.kw;
-  auto lane_use = [&](int64_t n) { return double(n) / double(divide_up(n, shape.lanes) * shape.lanes); };
-  const bool as_pixels = !nhwc && g.sw == 1 && lane_use(g.ow) > 1.1 * lane_use(g.og);
+  const bool as_pixels = !nhwc && g.sw == 1 && pixels_fill_lanes(g.ow, g.og, shape.lanes);
 
   const int64_t bands = g.n >= kParts || g.n == 0 ? 1 : std::min(g.oh, divide_up(kParts, g.n));
   const int64_t units = g.n * bands, sums = g.groups * k * g.og;

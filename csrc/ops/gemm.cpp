@@ -14,8 +14,6 @@ constexpr int64_t kFewRows = 4;              // up to here reading B once is all
 constexpr int64_t kFlopsPerChunk = 1 << 20;  // about 10 us
 constexpr int64_t kPackFrom = 128;           // columns from which a packed copy of A's rows pays
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Rows of tile i when m rows are dealt evenly to `tiles` tiles.
 int64_t tile_begin(int64_t m, int64_t tiles, int64_t i) { return m * i / tiles; }
 

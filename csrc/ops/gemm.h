@@ -20,7 +20,9 @@ struct Epilogue {
 // c[i * ldc + j] = f(sum_p a(i, p) b(p, j) + bias[j] + residual(i, j)) for i < m, j < n; k may be zero.
 void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e);
 
-// The type that kernels of `dtype` compute in, and a copy of `bias` in it (empty when there is none).
+// The type that kernels of `dtype` compute in.
 constexpr DType compute_type(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace fastnn
