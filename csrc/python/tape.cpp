@@ -308,6 +308,8 @@ PyMethodDef op_methods[] = {
      "torch_backward(ctx, *grads): the backward() of a torch.autograd.Function."},
     {"torch_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_run)), METH_FASTCALL,
      "torch_run(*args): forward() of torch tensors, with nothing recorded and no mode looked at."},
+    {"torch_run_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_run_backward)),
+     METH_FASTCALL, "torch_run_backward(needs, values, tensors, *grads): one gradient or None per argument."},
     {}};
 PyMemberDef op_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpObject, vectorcall), READONLY, nullptr},
                             {"name", T_OBJECT, offsetof(OpObject, name), READONLY, nullptr},

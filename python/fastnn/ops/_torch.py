@@ -109,7 +109,25 @@ def unusual(op: _C.Op, args: tuple[Any, ...]) -> Any:
     converted = _convert(op, args)
     if any(a is not b for a, b in zip(args, converted, strict=True)):
         return op(*converted)
-    raise NotImplementedError(f"{op.name}: this call needs torch's dispatcher")
+    from ..torch import registration  # a third of a second, which plain eager calls do not need
+
+    row, operator = registration.find(op, args)
+    if torch._C._are_functorch_transforms_active() or _forward_ad._current_level >= 0:
+        return row.composite(*row.from_op(*args))  # vmap, grad, jvp and forward-mode AD differentiate torch's own ops
+    if _is_only_autocast(args):
+        with torch._C._DisableAutocast():
+            return op(*registration.autocast_arguments(row, args))
+    return operator(*row.from_op(*args))
+
+
+def _is_only_autocast(args: tuple[Any, ...]) -> bool:
+    """Whether autocast is all that keeps a call off the fast path."""
+    return torch.is_autocast_enabled("cpu") and not (
+        torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state() is not None
+        or any(_is_torch(a) and (type(a) not in (Tensor, Parameter) or a.device.type != "cpu") for a in args)
+    )
 
 
 def _convert(op: _C.Op, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -131,8 +149,38 @@ def _is_torch(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def unusual_backward(op: _C.Op, needs: Any, values: Any, saved: Any, grads: Any) -> Any:
-    raise NotImplementedError(f"{op.name}: this gradient needs torch's dispatcher")
+def unusual_backward(
+    op: _C.Op,
+    needs: tuple[bool, ...],
+    values: tuple[Any, ...],
+    saved: tuple[torch.Tensor, ...],
+    grads: tuple[torch.Tensor | None, ...],
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradient of a call that took the fast path, where something unusual came up since.
+
+    Modes and autocast are not asked: they did not see the call either.
+    """
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
+        raise NotImplementedError(
+            f"{op.name}: the gradient of an eager call cannot be batched, transformed or traced "
+            "(is_grads_batched=True, torch.func); apply the transform to the call as well, or use torch's own op"
+        )
+    result = op.torch_run_backward(needs, values, tuple(map(_plain, saved)), *map(_plain, grads))
+    return only_once(op, result) if torch.is_grad_enabled() else result
+
+
+def _plain(value: Any) -> Any:
+    """A torch tensor as the C entry takes it: without subclass and pending negation."""
+    if not _is_torch(value):
+        return value
+    if type(value) not in (Tensor, Parameter):
+        if type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+            raise NotImplementedError(
+                f"a gradient or saved tensor is a {type(value).__module__}.{type(value).__qualname__}, whose memory "
+                "only its class knows; expected a torch.Tensor"
+            )
+        value = value.as_subclass(Tensor)
+    return value.resolve_neg()
 
 
 # ---- attaching -------------------------------------------------------------------------------------------------------
