@@ -61,6 +61,23 @@ def random_key(array: Any) -> Any:
     return torch.randint(2**63 - 1, (2,), dtype=torch.int64, device="cpu")
 
 
+def before_change(array: Any) -> Any:
+    """What to give an op that saves its input, if `write_back` changes that afterwards: a copy while recording."""
+    if isinstance(array, (_C.TensorBase, np.ndarray)) or not getattr(array, "requires_grad", False):
+        return array
+    return array.clone() if sys.modules["torch"].is_grad_enabled() else array
+
+
+def write_back(op: str, input: Any, output: Any) -> Any:
+    """input, changed to hold output: with torch's own change in place, which follows torch's rules for it."""
+    if not hasattr(input, "copy_"):
+        raise NotImplementedError(
+            f"{op}: inplace=True is not supported for {type(input).__name__}; expected a Tensor, a numpy array or a "
+            "torch tensor"
+        )
+    return input.copy_(output)
+
+
 def _mixed(op: _C.Op, a: Any, b: Any) -> TypeError:
     names = [f"{type(x).__module__}.{type(x).__qualname__}" for x in (a, b)]
     return TypeError(

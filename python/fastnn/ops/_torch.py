@@ -49,7 +49,7 @@ def only_once(op: _C.Op, grads: tuple[torch.Tensor | None, ...]) -> tuple[torch.
 # ---- resolving an op -------------------------------------------------------------------------------------------------
 
 # Views, and changes in place: torch's own, whose autograd, versions and aliases they need.
-_NATIVE: dict[str, Callable[..., Any]] = {
+NATIVE: dict[str, Callable[..., Any]] = {
     "reshape": torch.Tensor.reshape,
     "view": torch.Tensor.view,
     "permute": torch.Tensor.permute,
@@ -81,7 +81,7 @@ def torch_dtype(dtype: Any) -> torch.dtype:
 
 def resolve(op: _C.Op) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
     """(apply of the op's torch.autograd.Function, torch's own function where that is used instead)."""
-    native = _NATIVE.get(op.name)
+    native = NATIVE.get(op.name)
     if native is not None or op.record is None:
         return None, native
     function = type(

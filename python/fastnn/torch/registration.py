@@ -1,7 +1,7 @@
 """Registers the rows of table.py as `torch.ops.fastnn.*`, each with its gradient operator.
 
     fastnn::f(arguments) -> results
-    fastnn::f_backward(grads, [output,] arguments, bool[] needs) -> Tensor[]
+    fastnn::f_backward(grads, [Tensor? output,] arguments, bool[] needs) -> Tensor[]
 
 `needs` has one bool per argument of the Op, and the gradients of those that are needed come back in their order. These
 operators are what torch.compile, torch.export, modes and subclasses see; plain eager calls do not come here.
@@ -136,7 +136,7 @@ def _split(row: Row, args: Args) -> tuple[list[Any], Any, Args, list[bool]]:
     n = _results(row)
     grads, rest, needs = list(args[:n]), args[n:-1], list(args[-1])
     output = None
-    if row.saves == "both":
+    if row.uses_output is not None:
         output, rest = rest[0], rest[1:]
     elif row.saves == "output":
         output = rest[0]
@@ -209,16 +209,19 @@ def _autograd_kernel(row: Row, operator: Any, backward_operator: Any) -> Callabl
         kept = list(args)
         if row.saves == "output":
             kept[0] = output
-        ctx.save_for_backward(*_leaves(kept), *([output] if row.saves == "both" else []))
+        if row.uses_output is not None:
+            kept.append(output if row.uses_output(args) else None)
+        ctx.save_for_backward(*_leaves(kept))
         ctx.values = tuple(... if isinstance(a, torch.Tensor) else a for a in kept)
         ctx.set_materialize_grads(not row.several)
         return output
 
     def backward(ctx: Any, *grads: Any) -> Any:
         tensors = iter(ctx.saved_tensors)
-        args = tuple(next(tensors) if v is ... else v for v in ctx.values)
+        args = [next(tensors) if v is ... else v for v in ctx.values]
+        output = [] if row.uses_output is None else [args.pop()]
         needs = list(ctx.needs_input_grad[1:])
-        computed = iter(backward_operator(*grads, *tensors, *row.from_op(*args), needs))
+        computed = iter(backward_operator(*grads, *output, *row.from_op(*args), needs))
         return None, *(next(computed) if need else None for need in needs)
 
     function = type(
@@ -330,7 +333,7 @@ def _register(row: Row) -> Callable[..., Any]:
 def _register_backward(row: Row) -> Callable[..., Any]:
     name = _backward_name(row.name)
     grads = "Tensor grad, " if not row.several else "".join(f"Tensor? grad{i}, " for i in range(_results(row)))
-    output = "Tensor output, " if row.saves == "both" else ""
+    output = "Tensor? output, " if row.uses_output is not None else ""
     arguments = _without_defaults(row.arguments)
     _library.define(f"{name}({grads}{output}{arguments}, bool[] needs) -> Tensor[]", tags=_TAGS)
     operator = _overload(name)
@@ -350,21 +353,27 @@ def _register_all() -> dict[int, list[tuple[Row, Callable[..., Any]]]]:
 _operators = _register_all()
 
 
-def find(op: _C.Op, args: Args) -> tuple[Row, Callable[..., Any]]:
-    """The row and operator of op for these arguments of the Op.
+def rows(op: _C.Op) -> list[tuple[Row, Callable[..., Any]]]:
+    """The rows of op, one per overload, each with its operator.
 
     Raises:
         NotImplementedError: the op is not in the table.
     """
-    rows = _operators.get(id(op))
-    if rows is None:
+    found = _operators.get(id(op))
+    if found is None:
         raise NotImplementedError(
             f"{op.name}: not among torch.ops.fastnn, so it takes plain CPU tensors only, outside of modes, transforms, "
             "tracing, autocast and torch.compile"
         )
-    if len(rows) > 1:  # overloads: a number in place of a tensor
-        numbers = [isinstance(a, (int, float, torch.SymInt, torch.SymFloat)) for a in args]
-        for row, operator in rows:
-            if numbers == ["Scalar " in argument for argument in row.arguments.split(", ")]:
+    return found
+
+
+def find(op: _C.Op, args: Args) -> tuple[Row, Callable[..., Any]]:
+    """The row and operator of op for these arguments of the Op."""
+    found = rows(op)
+    if len(found) > 1:
+        numbers = tuple(not isinstance(a, torch.Tensor) for a in args)
+        for row, operator in found:
+            if row.numbers == numbers:
                 return row, operator
-    return rows[0]
+    return found[0]

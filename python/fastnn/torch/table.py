@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from .. import _C, utils
 from ..ops import activation, arithmetic, conv2d, cross_entropy, dropout, loss, matmul, pooling, reduction, shape, unary
 from ..ops import softmax as softmax_ops
+from ..ops._epilogue import EPILOGUES
 
 Args = tuple[Any, ...]
 
@@ -41,7 +42,8 @@ class Row:
         composite: the same function of the operator's arguments in torch's ops.
         layout: of the results: "like" the first argument of that shape which is dense, an "image" (channels_last where
             the first argument is), or "contiguous".
-        saves: what the gradient needs: the "inputs", the "output" in place of the first one, or "both".
+        saves: what the gradient needs: the "inputs", or the "output" in place of the first one.
+        uses_output: (Op's arguments) -> whether it needs the output besides the inputs; None: never.
         saved: (Op's arguments, output) -> what the Op's record() saves, or None where that has to be computed again,
             as without it.
         autocast: what autocast does to the arguments: "lower" precision, "float32", "promote" to the widest, nothing.
@@ -54,6 +56,7 @@ class Row:
     returns: str = "Tensor"
     layout: str = "like"
     saves: str = "inputs"
+    uses_output: Callable[[Args], bool] | None = None
     saved: Callable[[Args, Any], Args | None] | None = None
     autocast: str | None = None
     to_op: Callable[..., Args] = _tuples
@@ -62,6 +65,11 @@ class Row:
     @property
     def differentiable(self) -> bool:
         return self.op.record is not None
+
+    @property
+    def numbers(self) -> tuple[bool, ...]:
+        """Which arguments are numbers where other overloads of the name take tensors."""
+        return tuple(argument.startswith("Scalar ") for argument in self.arguments.split(", "))
 
     @property
     def several(self) -> bool:
@@ -176,6 +184,10 @@ def _arithmetic() -> Iterator[Row]:
 # ---- reductions ------------------------------------------------------------------------------------------------------
 
 
+def _along(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, dim, keepdim: tuple(function(x, dim, keepdim))
+
+
 def _reductions() -> Iterator[Row]:
     dims = "Tensor input, int[] dim=[], bool keepdim=False"
     over = {
@@ -192,7 +204,7 @@ def _reductions() -> Iterator[Row]:
             name,
             getattr(reduction, f"_{name}_along"),
             along,
-            lambda x, dim, keepdim, f=getattr(torch, name): tuple(f(x, dim, keepdim)),
+            _along(getattr(torch, name)),
             returns="(Tensor, Tensor)",
             layout="contiguous",
         )
@@ -288,12 +300,12 @@ def _losses() -> Iterator[Row]:
 
 # ---- products --------------------------------------------------------------------------------------------------------
 
-_EPILOGUES = {"none": lambda x, a, b: x, **_ELEMENTWISE}
-_OF_OUTPUT = ("none", "relu", "sigmoid", "tanh")
+_OF_OUTPUT = tuple(name for name, kept in EPILOGUES.items() if kept == "y")
 
 
 def _finish(y: torch.Tensor, activation: str, residual: torch.Tensor | None) -> torch.Tensor:
-    return _EPILOGUES[activation](y if residual is None else y + residual, 0.0, 0.0)
+    y = y if residual is None else y + residual
+    return y if activation == "none" else _ELEMENTWISE[activation](y, 0.0, 0.0)
 
 
 def _conv2d(input, weight, bias, stride, padding, dilation, groups, activation, residual=None):
@@ -306,14 +318,16 @@ def _conv2d(input, weight, bias, stride, padding, dilation, groups, activation, 
 
 def _conv2d_saved(args: Args, y: torch.Tensor) -> Args | None:
     input, weight, _, stride, padding, dilation, groups, activation, _ = args
-    if activation not in _OF_OUTPUT:
+    if activation in EPILOGUES and activation not in _OF_OUTPUT:
         return None
-    return input, weight, None if activation == "none" else y, stride, padding, dilation, groups, activation
+    return input, weight, y, stride, padding, dilation, groups, activation
 
 
 def _linear_saved(args: Args, y: torch.Tensor) -> Args | None:
     input, weight, _, activation, _ = args
-    return (input, weight, None if activation == "none" else y, activation) if activation in _OF_OUTPUT else None
+    if activation in EPILOGUES and activation not in _OF_OUTPUT:
+        return None
+    return input, weight, y, activation
 
 
 def _products() -> Iterator[Row]:
@@ -332,7 +346,7 @@ def _products() -> Iterator[Row]:
         "Tensor input, Tensor weight, Tensor? bias=None, str activation='none', Tensor? residual=None",
         lambda x, w, b, f, residual: _finish(F.linear(x, w, b), f, residual),
         layout="contiguous",
-        saves="both",
+        uses_output=lambda args: args[3] in _OF_OUTPUT,
         saved=_linear_saved,
         autocast="lower",
     )
@@ -343,7 +357,7 @@ def _products() -> Iterator[Row]:
         f"Tensor input, Tensor weight, Tensor? bias, {window}, Tensor? residual=None",
         _conv2d,
         layout="image",
-        saves="both",
+        uses_output=lambda args: args[7] in _OF_OUTPUT,
         saved=_conv2d_saved,
         autocast="lower",
     )
