@@ -43,7 +43,8 @@ def only_once(op: _C.Op, grads: tuple[torch.Tensor | None, ...]) -> tuple[torch.
     message = f"{op.name}: fastnn has no second derivative of this op; use torch's own op where one is needed"
     error = torch._C._functions.DelayedError(message.encode(), len(grads))
     # DelayedError gives its outputs a history only if an input has one.
-    return error(*(None if g is None else g.detach().requires_grad_(g.is_floating_point()) for g in grads))
+    out = error(*(None if g is None else g.detach().requires_grad_(g.is_floating_point()) for g in grads))
+    return out if isinstance(out, tuple) else (out,)
 
 
 # ---- resolving an op -------------------------------------------------------------------------------------------------
