@@ -25,6 +25,12 @@ def leaves(value):
     return [value] if isinstance(value, torch.Tensor) else []
 
 
+def as_dtype(value, dtype):
+    if isinstance(value, list):
+        return [as_dtype(v, dtype) for v in value]
+    return value.detach().to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
 def filled(name, args):
     """All arguments of the operator."""
     schema = torch_samples.operator(name)._schema.arguments
@@ -94,10 +100,7 @@ def test_autocast_does_what_it_does_to_torch(name, args):
     if name in ("mse_loss", "l1_loss") and args[2] is not None:
         pytest.skip("torch computes weighted losses from other ops")
     for dtype in (torch.float32, torch.bfloat16):
-        cast = torch.utils._pytree.tree_map(
-            lambda x: x.detach().to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x,
-            filled(name, args),
-        )
+        cast = tuple(as_dtype(x, dtype) for x in filled(name, args))
         if name in ("conv2d", "linear"):
             cast = (*cast[:-1], None)  # torch adds a residual outside of the op
         with torch.autocast("cpu", torch.bfloat16):

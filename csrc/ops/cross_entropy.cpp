@@ -194,12 +194,13 @@ Array cross_entropy_backward(const Array& saved, const Array& grad) {
   require_dtype(op, "saved", saved, grad.dtype == DType::f16 ? DType::f32 : grad.dtype);
   int axis = class_axis(op, saved);
   bool same_dtype = saved.dtype == grad.dtype;
+  bool in_place = same_dtype && saved.storage->writable;  // torch may ask for the gradient again
   auto kernel = kernels().cross_entropy.cross_entropy_scale[grad.dtype];
   size_t saved_item = size_of(saved.dtype), item = size_of(grad.dtype);
   if (grad.ndim() == 0) {
     double factor = first_value(grad);
     if (factor == 1 && same_dtype) return saved;
-    Array in = saved.dense(), out = same_dtype ? in : Array::empty_like(in, grad.dtype);
+    Array in = saved.dense(), out = in_place ? in : Array::empty_like(in, grad.dtype);
     parallel_for(in.numel(), 16384, [&](int64_t begin, int64_t end) {
       kernel(in.data + size_t(begin) * saved_item, nullptr, factor, out.data + size_t(begin) * item, end - begin);
     });
@@ -209,7 +210,7 @@ Array cross_entropy_backward(const Array& saved, const Array& grad) {
   Array g = grad.contiguous(), rows = axis_to_last(saved, axis);
   int64_t classes = saved.size(axis), count = g.numel();
   if (rows.is_contiguous()) {
-    Array out = same_dtype ? rows : Array::empty(rows.shape, grad.dtype);
+    Array out = in_place ? rows : Array::empty(rows.shape, grad.dtype);
     visit_float(g.dtype, [&]<class T>(T*) {
       parallel_for(count, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, classes)), [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
@@ -220,7 +221,7 @@ Array cross_entropy_backward(const Array& saved, const Array& grad) {
     return axis_from_last(out, axis);
   }
   // The class axis is not innermost: one plane of N x C at a time, each value with a gradient of its own.
-  Array in = saved.contiguous(), out = same_dtype ? in : Array::empty(in.shape, grad.dtype);
+  Array in = saved.contiguous(), out = in_place ? in : Array::empty(in.shape, grad.dtype);
   int64_t planes = saved.size(0) * classes, plane = planes ? in.numel() / planes : 0;
   parallel_for(planes, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, plane)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)

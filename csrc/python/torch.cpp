@@ -24,6 +24,7 @@ struct Hooks {
   PyObject* function_modes;
   PyObject* is_grad_enabled;
   PyObject* forward_ad;  // __dict__ of torch.autograd.forward_ad
+  PyObject* profiler;    // __dict__ of torch.autograd.profiler
 };
 Hooks hooks;
 const DLExchange* exchange = nullptr;
@@ -34,6 +35,7 @@ struct Names {
   PyObject* requires_grad = interned("requires_grad");
   PyObject* is_neg = interned("is_neg");
   PyObject* current_level = interned("_current_level");
+  PyObject* is_profiler_enabled = interned("_is_profiler_enabled");
   PyObject* to_save = interned("to_save");
   PyObject* saved_tensors = interned("saved_tensors");
   PyObject* saved_values = interned("saved_values");
@@ -77,7 +79,8 @@ bool is_plain_state() {
   bool none = PyLong_AsLong(modes) == 0;
   Py_DECREF(modes);
   PyObject* level = PyDict_GetItemWithError(hooks.forward_ad, names->current_level);
-  return none && level && PyLong_AsLong(level) < 0;
+  PyObject* profiling = PyDict_GetItemWithError(hooks.profiler, names->is_profiler_enabled);
+  return none && level && PyLong_AsLong(level) < 0 && profiling != Py_True;
 }
 
 bool torch_grad_enabled() {
@@ -98,7 +101,7 @@ bool requires_grad(PyObject* t) { return is_true(PyObject_GetAttr(t, names->requ
 
 enum class Loan { done, unusual, failed };
 
-// The Tensors that stand for torch tensors during one call, on torch's memory.
+// The Tensors that stand for torch tensors during one call, on torch's memory, which no op may write to.
 class Borrowed {
  public:
   explicit Borrowed(Py_ssize_t capacity) {
@@ -152,7 +155,7 @@ class Borrowed {
       Array a;
       read_layout(d, a);
       if (!a.data && a.numel()) return Loan::unusual;  // without memory of its own
-      PyObject* tensor = wrap(Array::borrow(a.data, a.shape, a.strides, *dtype, true, [](void*) {}, nullptr));
+      PyObject* tensor = wrap(Array::borrow(a.data, a.shape, a.strides, *dtype, false, [](void*) {}, nullptr));
       if (!tensor) return Loan::failed;
       seen_[count_] = tensor;
       theirs_[count_++] = t;
@@ -348,6 +351,9 @@ PyObject* pad(PyObject* grads, Py_ssize_t n) {
 
 PyObject* run_torch_backward(OpObject* op, PyObject* needs, PyObject* values, PyObject* tensors, PyObject* const* grads,
                              Py_ssize_t count, bool guarded) {
+  bool any = false;  // outputs that nothing depends on have no gradient
+  for (Py_ssize_t i = 0; i < count; ++i) any |= grads[i] != Py_None;
+  if (!any) return pad(Py_NewRef(Py_None), PyTuple_GET_SIZE(needs));
   Borrowed loans(PyTuple_GET_SIZE(tensors) + count);
   Loan loan = Loan::done;
   for (Py_ssize_t i = 0; loan == Loan::done && i < count; ++i) {
@@ -471,8 +477,8 @@ bool attach_torch(PyObject* module) {
     PyErr_Format(PyExc_ImportError, "torch's DLPack exchange has version %u; expected 1", api->header.version.major);
     return false;
   }
-  hooks = {get("resolve"),  get("unusual"),        get("unusual_backward"), get("only_once"), get("view"),
-           get("is_plain"), get("function_modes"), get("is_grad_enabled"),  get("forward_ad")};
+  hooks = {get("resolve"),  get("unusual"),        get("unusual_backward"), get("only_once"),  get("view"),
+           get("is_plain"), get("function_modes"), get("is_grad_enabled"),  get("forward_ad"), get("profiler")};
   PyObject *keys = get("key_library"), *cpu = get("cpu_library");
   if (PyErr_Occurred()) return false;
   auto open = [](PyObject* path) {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.autograd import forward_ad as _forward_ad
+from torch.autograd import profiler as _profiler
 
 from .. import _C
 
@@ -22,6 +23,7 @@ exchange = torch.Tensor.__dlpack_c_exchange_api__
 function_modes = torch._C._len_torch_function_stack
 is_grad_enabled = torch.is_grad_enabled
 forward_ad = vars(_forward_ad)
+profiler = vars(_profiler)  # what it shows are operators of the dispatcher
 
 
 def is_plain() -> bool:

@@ -221,6 +221,8 @@ def _autograd_kernel(row: Row, operator: Any, backward_operator: Any) -> Callabl
         args = [next(tensors) if v is ... else v for v in ctx.values]
         output = [] if row.uses_output is None else [args.pop()]
         needs = list(ctx.needs_input_grad[1:])
+        if all(g is None for g in grads):
+            return (None,) * (1 + len(needs))
         computed = iter(backward_operator(*grads, *output, *row.from_op(*args), needs))
         return None, *(next(computed) if need else None for need in needs)
 
