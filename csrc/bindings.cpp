@@ -205,6 +205,7 @@ void bind_tensor(py::module_& m) {
         [](py::type t) { python::tensor_type = reinterpret_cast<PyTypeObject*>(t.release().ptr()); });
   m.def("set_bfloat16", [](py::handle dtype) { python::set_bfloat16(dtype.ptr()); });
   m.def("set_foreign_handler", [](py::handle f) { python::set_foreign_handler(f.ptr()); });
+  m.def("instance_method", [](py::handle f) { return take(PyInstanceMethod_New(f.ptr())); });
   m.def("attach_torch", [](py::handle hooks) {
     if (!python::attach_torch(hooks.ptr())) throw py::error_already_set();
   });

@@ -144,6 +144,11 @@ class Borrowed {
 
   Loan lend(PyObject* t) {
     if (!is_torch(t) || is_true(PyObject_CallMethodNoArgs(t, names->is_neg))) return Loan::unusual;
+    return lend_positive(t);
+  }
+
+  // The same for a tensor without a negative bit.
+  Loan lend_positive(PyObject* t) {
     DLTensor d;
     if (exchange->borrow(t, &d)) {  // meta and sparse tensors, wrappers of transforms
       PyErr_Clear();
@@ -166,11 +171,11 @@ class Borrowed {
     return Loan::done;
   }
 
-  Loan lend_all(PyObject* const* objects, Py_ssize_t n) {
+  Loan lend_all(PyObject* const* objects, Py_ssize_t n, bool checked = false) {
     for (Py_ssize_t i = 0; i < n; ++i) {
       PyObject* o = objects[i];
       if (is_torch(o)) {
-        Loan loan = lend(o);
+        Loan loan = checked ? lend_positive(o) : lend(o);
         if (loan != Loan::done) return loan;
       } else if (o == Py_None || PyFloat_Check(o) || PyLong_Check(o) || PyTuple_Check(o) || PyUnicode_Check(o)) {
         pass(o);
@@ -427,7 +432,7 @@ PyObject* torch_forward(PyObject* self, PyObject* const* args, Py_ssize_t nargs)
   auto* op = reinterpret_cast<OpObject*>(self);
   if (nargs < 1) return PyErr_Format(PyExc_TypeError, "%U: torch_forward takes ctx and the arguments", op->name);
   Borrowed inputs(nargs - 1);
-  Loan loan = inputs.lend_all(args + 1, nargs - 1);
+  Loan loan = inputs.lend_all(args + 1, nargs - 1, true);
   if (loan == Loan::unusual)
     PyErr_Format(PyExc_NotImplementedError, "%U: expected strided CPU tensors and plain values", op->name);
   if (loan != Loan::done) return nullptr;
