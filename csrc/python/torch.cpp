@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <utility>
 #include <vector>
 
 #include "dlpack.h"
@@ -144,11 +145,6 @@ class Borrowed {
 
   Loan lend(PyObject* t) {
     if (!is_torch(t) || is_true(PyObject_CallMethodNoArgs(t, names->is_neg))) return Loan::unusual;
-    return lend_positive(t);
-  }
-
-  // The same for a tensor without a negative bit.
-  Loan lend_positive(PyObject* t) {
     DLTensor d;
     if (exchange->borrow(t, &d)) {  // meta and sparse tensors, wrappers of transforms
       PyErr_Clear();
@@ -171,11 +167,11 @@ class Borrowed {
     return Loan::done;
   }
 
-  Loan lend_all(PyObject* const* objects, Py_ssize_t n, bool checked = false) {
+  Loan lend_all(PyObject* const* objects, Py_ssize_t n) {
     for (Py_ssize_t i = 0; i < n; ++i) {
       PyObject* o = objects[i];
       if (is_torch(o)) {
-        Loan loan = checked ? lend_positive(o) : lend(o);
+        Loan loan = lend(o);
         if (loan != Loan::done) return loan;
       } else if (o == Py_None || PyFloat_Check(o) || PyLong_Check(o) || PyTuple_Check(o) || PyUnicode_Check(o)) {
         pass(o);
@@ -184,6 +180,14 @@ class Borrowed {
       }
     }
     return Loan::done;
+  }
+
+  // Whether it was made from these objects.
+  bool stand_for(PyObject* const* objects, Py_ssize_t n) const {
+    if (n != count_) return false;
+    for (Py_ssize_t i = 0; i < n; ++i)
+      if (objects[i] != (theirs_[i] ? theirs_[i] : seen_[i])) return false;
+    return true;
   }
 
   // The torch tensor with this memory and layout, borrowed; or `base` is set to one with this memory.
@@ -296,31 +300,53 @@ bool resolve(OpObject* op) {
 // hooks for saved tensors run; other values, with Ellipsis where the tensors belong, as ctx.saved_values.
 bool save(PyObject* ctx, PyObject* saved, PyObject* record_outputs, PyObject* outputs, const Borrowed& inputs) {
   Py_ssize_t n = PyTuple_GET_SIZE(saved);
-  PyObject *tensors = PyList_New(0), *values = PyTuple_New(n);
+  Py_ssize_t count = 0, next = 0;
+  for (Py_ssize_t i = 0; i < n; ++i) count += is_tensor(PyTuple_GET_ITEM(saved, i));
+  PyObject *tensors = PyTuple_New(count), *values = PyTuple_New(n);
   bool ok = tensors && values, several = PyTuple_CheckExact(record_outputs);
   for (Py_ssize_t i = 0; ok && i < n; ++i) {
     PyObject* item = PyTuple_GET_ITEM(saved, i);
     PyTuple_SET_ITEM(values, i, Py_NewRef(is_tensor(item) ? Py_Ellipsis : item));
     if (!is_tensor(item)) continue;
     PyObject* t = nullptr;
-    Py_ssize_t count = several ? PyTuple_GET_SIZE(record_outputs) : 1;
-    for (Py_ssize_t k = 0; !t && k < count; ++k) {
+    Py_ssize_t results = several ? PyTuple_GET_SIZE(record_outputs) : 1;
+    for (Py_ssize_t k = 0; !t && k < results; ++k) {
       PyObject* out = several ? PyTuple_GET_ITEM(record_outputs, k) : record_outputs;
       if (out == item) t = Py_NewRef(several ? PyTuple_GET_ITEM(outputs, k) : outputs);
     }
     if (!t) t = give(item, inputs);
-    ok = t && PyList_Append(tensors, t) == 0;
-    Py_XDECREF(t);
+    PyTuple_SET_ITEM(tensors, next++, t);
+    ok = t != nullptr;
   }
-  PyObject* tuple = ok ? PyList_AsTuple(tensors) : nullptr;
-  ok = tuple && PyObject_SetAttr(ctx, names->to_save, tuple) == 0 &&
+  ok = ok && PyObject_SetAttr(ctx, names->to_save, tensors) == 0 &&
        PyObject_SetAttr(ctx, names->saved_values, values) == 0 &&
        (!several || PyObject_SetAttr(ctx, names->materialize_grads, Py_False) == 0);
-  Py_XDECREF(tuple);
   Py_XDECREF(tensors);
   Py_XDECREF(values);
   return ok;
 }
+
+// record(): gives the outputs, and saves on ctx what backward() needs.
+PyObject* forward_and_save(OpObject* op, PyObject* ctx, const Borrowed& inputs) {
+  PyObject* result = call_record(op, inputs.args(), inputs.count());
+  if (!result) return nullptr;
+  PyObject* recorded = PyTuple_GET_ITEM(result, 0);
+  PyObject* outputs = give_all(Py_NewRef(recorded), inputs);
+  if (outputs && !save(ctx, PyTuple_GET_ITEM(result, 1), recorded, outputs, inputs)) Py_CLEAR(outputs);
+  Py_DECREF(result);
+  return outputs;
+}
+
+// Tells record() which tensors require a gradient; whether one does.
+bool mark_gradients(Borrowed& inputs) {
+  bool any = false;
+  for (Py_ssize_t i = 0; i < inputs.count(); ++i)
+    if (inputs.theirs(i)) any |= inputs.tensor(i)->requires_grad = requires_grad(inputs.theirs(i));
+  return any;
+}
+
+// From torch_call to the torch_forward that it causes, through torch: the tensors are lent once.
+thread_local const Borrowed* handed_over = nullptr;
 
 // The saved tuple as record() returned it; the tensors are lent by `loans`.
 PyObject* restore(PyObject* values, PyObject* tensors, Borrowed& loans, Loan& loan) {
@@ -368,7 +394,7 @@ PyObject* run_torch_backward(OpObject* op, PyObject* needs, PyObject* values, Py
       loan = loans.lend(grads[i]);
   }
   PyObject* saved = nullptr;
-  if (loan == Loan::done && (!guarded || is_plain_state()))
+  if (loan == Loan::done && (!guarded || keys_are_plain()))
     saved = restore(values, tensors, loans, loan);
   else if (loan == Loan::done)
     loan = Loan::unusual;
@@ -409,10 +435,12 @@ PyObject* torch_call(OpObject* op, PyObject* const* args, Py_ssize_t nargs) {
   Loan loan = inputs.lend_all(args, nargs);
   if (loan == Loan::failed) return nullptr;
   if (loan == Loan::unusual) return call_unusual(op, args, nargs);
-  if (op->torch_apply != Py_None && torch_grad_enabled())
-    for (Py_ssize_t i = 0; i < nargs; ++i)
-      if (inputs.theirs(i) && requires_grad(args[i]))
-        return PyObject_Vectorcall(op->torch_apply, args, size_t(nargs), nullptr);
+  if (op->torch_apply != Py_None && torch_grad_enabled() && mark_gradients(inputs)) {
+    handed_over = &inputs;
+    PyObject* out = PyObject_Vectorcall(op->torch_apply, args, size_t(nargs), nullptr);
+    handed_over = nullptr;
+    return out;
+  }
   NoRecording guard;
   return give_all(PyObject_Vectorcall(op->forward, inputs.args(), size_t(nargs), nullptr), inputs);
 }
@@ -431,20 +459,15 @@ PyObject* torch_run(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* torch_forward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   auto* op = reinterpret_cast<OpObject*>(self);
   if (nargs < 1) return PyErr_Format(PyExc_TypeError, "%U: torch_forward takes ctx and the arguments", op->name);
+  const Borrowed* given = std::exchange(handed_over, nullptr);
+  if (given && given->stand_for(args + 1, nargs - 1)) return forward_and_save(op, args[0], *given);
   Borrowed inputs(nargs - 1);
-  Loan loan = inputs.lend_all(args + 1, nargs - 1, true);
+  Loan loan = inputs.lend_all(args + 1, nargs - 1);
   if (loan == Loan::unusual)
     PyErr_Format(PyExc_NotImplementedError, "%U: expected strided CPU tensors and plain values", op->name);
   if (loan != Loan::done) return nullptr;
-  for (Py_ssize_t i = 0; i < inputs.count(); ++i)
-    if (inputs.theirs(i)) inputs.tensor(i)->requires_grad = requires_grad(inputs.theirs(i));
-  PyObject* result = call_record(op, inputs.args(), inputs.count());
-  if (!result) return nullptr;
-  PyObject* recorded = PyTuple_GET_ITEM(result, 0);
-  PyObject* outputs = give_all(Py_NewRef(recorded), inputs);
-  if (outputs && !save(args[0], PyTuple_GET_ITEM(result, 1), recorded, outputs, inputs)) Py_CLEAR(outputs);
-  Py_DECREF(result);
-  return outputs;
+  mark_gradients(inputs);
+  return forward_and_save(op, args[0], inputs);
 }
 
 PyObject* torch_backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
