@@ -42,7 +42,8 @@ struct TileShape {
 //   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sum_k a[m * a_row + offsets[k]] * b[k *
 //   b_step + n])
 // for m < rows, n < cols. a and b are in the scalar type (float for float32, bfloat16, float16), c and residual in the
-// storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum.
+// storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum. Where rows of c
+// are contiguous (c_row 1), `room` elements may be written from c on: what lies behind the tile is written again later.
 struct Tile {
   int64_t k;
   const void* a;
@@ -51,7 +52,7 @@ struct Tile {
   const void* b;
   int64_t b_step;
   void* c;
-  int64_t c_row, c_col;
+  int64_t c_row, c_col, room;
   bool accumulate;
   const void* bias;
   const void* residual;

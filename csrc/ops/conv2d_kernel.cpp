@@ -136,6 +136,15 @@ FASTNN_INLINE void with_constant(int n, Fn&& fn) {
   }
 }
 
+// fn(first pixel, lanes) for the vectors of a row. The last one of a row that is long enough is moved back to be full: it
+// computes some pixels again, which costs nothing, where masked stores took a fifth of LeNet's conv 1.
+template <int L, class Fn>
+FASTNN_INLINE void for_slots(int64_t width, Fn&& fn) {
+  int64_t i = 0;
+  for (; i + L <= width; i += L) fn(i, L);
+  if (i < width) fn(width < L ? 0 : width - L, int(lesser(L, width)));
+}
+
 template <class T, bool Any>
 void pixel_rows(const PixelTile& t, int channels, int rows) {
   using S = Scalar<T>;
@@ -155,10 +164,10 @@ void pixel_rows(const PixelTile& t, int channels, int rows) {
     filled = 0;
   };
   for (int r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < t.width; i += L) {
-      slots[filled++] = {static_cast<const S*>(t.x) + r * t.x_row + i, r * t.c_row + i, int(lesser(L, t.width - i))};
+    for_slots<L>(t.width, [&](int64_t i, int lanes) {
+      slots[filled++] = {static_cast<const S*>(t.x) + r * t.x_row + i, r * t.c_row + i, lanes};
       if (filled == kVectors) flush();
-    }
+    });
   flush();
 }
 
@@ -189,13 +198,12 @@ void pixel_tile_pool(const PixelTile& t, int channels, int pairs, uint8_t* posit
     filled = 0;
   };
   for (int r = 0; r < pairs; ++r)
-    for (int64_t i = 0; i < t.width; i += L) {
+    for_slots<L>(t.width, [&](int64_t i, int lanes) {
       const S* x = static_cast<const S*>(t.x) + 2 * r * t.x_row + i;
-      int lanes = int(lesser(L, t.width - i));
       slots[filled++] = {x, r * t.c_row + i / 2, lanes};
       slots[filled++] = {x + t.x_row, 0, lanes};
       if (filled == kMost) flush();
-    }
+    });
   flush();
 }
 

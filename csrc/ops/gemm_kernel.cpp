@@ -76,6 +76,16 @@ FASTNN_INLINE V activate(Activation f, V x) {
   return f == Activation::relu ? max(V(0.0f), x) : x;
 }
 
+// Bias, residual, activation, and the store of v at c[at], n lanes of one column.
+template <class T, bool Any, class V>
+FASTNN_INLINE void finish_lanes(const Tile& t, V v, int64_t at, int column, int n, int64_t room) {
+  T* c = static_cast<T*>(t.c) + at;
+  if (t.accumulate) v = v + load<V>(c, n);
+  if (t.bias) v = v + V(static_cast<const Scalar<T>*>(t.bias)[column]);
+  if (t.residual) v = v + load<V>(static_cast<const T*>(t.residual) + at, n);
+  store_row(activate<Any>(t.activation, v), c, n, room);
+}
+
 // Bias, residual, activation, and the store of the buffer. Rows or columns of c are contiguous, or neither.
 template <class T, bool Any>
 void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
@@ -98,34 +108,21 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
     return;
   }
   // Columns are apart (channels of an NCHW image): turn the tile, so that its pixels are written as vectors.
-  for (int n0 = 0; n0 < cols; n0 += V::kLanes) {
-    alignas(64) S block[kMaxLanes * kMaxLanes];
-    int width = int(lesser(cols - n0, V::kLanes));
-    for (int m0 = 0; m0 < rows; m0 += V::kLanes)
-      transpose_block<S>(buffer + m0 * kStep + n0, kStep, block + m0, kMaxLanes, int(lesser(rows - m0, V::kLanes)),
-                         width);
-    for (int n = 0; n < width; ++n) {
-      int64_t at = (n0 + n) * t.c_col;
-      const S* from = block + n * kMaxLanes;
-      if (t.c_row == 1) {
-        for_lanes<V>(rows, [&](int64_t m, auto lanes) {
-          V v = load<V>(from + m, lanes);
-          if (t.accumulate) v = v + load<V>(c + at + m, lanes);
-          if (bias) v = v + V(bias[n0 + n]);
-          if (residual) v = v + load<V>(residual + at + m, lanes);
-          store(activate<Any>(t.activation, v), c + at + m, lanes);
-        });
-      } else {
-        for (int m = 0; m < rows; ++m) {
-          V v = V(from[m]);
-          if (t.accumulate) v = v + V::load(c + at + m * t.c_row, 1);
-          if (bias) v = v + V(bias[n0 + n]);
-          if (residual) v = v + V::load(residual + at + m * t.c_row, 1);
-          activate<Any>(t.activation, v).store(c + at + m * t.c_row, 1);
+  constexpr int L = V::kLanes;
+  for (int n0 = 0; n0 < cols; n0 += L)
+    for (int m0 = 0; m0 < rows; m0 += L) {
+      const int height = int(lesser(rows - m0, L)), width = int(lesser(cols - n0, L));
+      transpose_block(buffer + m0 * kStep + n0, kStep, height, width, [&](int n, V v) {
+        const int64_t at = (n0 + n) * t.c_col + m0 * t.c_row;
+        if (t.c_row != 1) {
+          alignas(64) S column[L];
+          v.store(column);
+          for (int m = 0; m < height; ++m) finish_lanes<T, Any>(t, V(column[m]), at + m * t.c_row, n0 + n, 1, 1);
+        } else {
+          finish_lanes<T, Any>(t, v, at, n0 + n, height, t.room - m0);
         }
-      }
+      });
     }
-  }
 }
 
 template <class T>
@@ -161,7 +158,6 @@ void tile(const Tile& t, int rows, int cols) {
 // Writes positions 0 to 3, which stand in `buffer` like a tile's values, where the tile writes its own.
 template <class T>
 void finish_positions(const Tile& t, int rows, int cols, const Scalar<T>* buffer, uint8_t* position) {
-  using S = Scalar<T>;
   using V = Compute<T>;
   constexpr int64_t kStep = 2 * V::kLanes;
   if (t.c_col == 1) {
@@ -171,15 +167,10 @@ void finish_positions(const Tile& t, int rows, int cols, const Scalar<T>* buffer
       });
     return;
   }
-  alignas(64) S block[kMaxLanes * kMaxLanes];
-  for (int n0 = 0; n0 < cols; n0 += V::kLanes) {
-    int width = int(lesser(cols - n0, V::kLanes));
-    transpose_block<S>(buffer + n0, kStep, block, kMaxLanes, rows, width);
-    for (int n = 0; n < width; ++n)
-      for_lanes<V>(rows, [&](int64_t m, auto lanes) {
-        store_integers(load<V>(block + n * kMaxLanes + m, lanes), position + (n0 + n) * t.c_col + m, lanes);
-      });
-  }
+  for (int n0 = 0; n0 < cols; n0 += V::kLanes)
+    transpose_block(buffer + n0, kStep, rows, int(lesser(cols - n0, V::kLanes)), [&](int n, V v) {
+      store_integers(v, position + (n0 + n) * t.c_col, rows);
+    });
 }
 
 // `t` for two rows of pixels, the second `a_down` elements behind the first; what is written are the maxima of 2x2
@@ -269,7 +260,7 @@ void pack_panel(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
           for (int j = 0; j < depth; ++j) V::load(p + j * step_k, 1).store(block + i * L + j, 1);
         }
       }
-      transpose_block<S>(block, L, panel + k0 * width + n, width, room, depth);
+      transpose_block(block, L, room, depth, [&](int j, V v) { v.store(panel + (k0 + j) * width + n, room); });
     }
   }
 }

@@ -98,6 +98,15 @@ template <class V, class T>
 FASTNN_INLINE void store(V v, T* p, int n) {
   v.store(p, n);
 }
+// Rows of n elements one after the other may be stored as full vectors, later rows over the surplus of earlier ones, as
+// long as the vector ends before `room` does.
+template <class V, class T>
+FASTNN_INLINE void store_row(V v, T* p, int n, int64_t room) {
+  if (room >= V::kLanes)
+    v.store(p);
+  else
+    v.store(p, n);
+}
 template <class V>
 FASTNN_INLINE V head(V v, Full, V) {
   return v;
