@@ -42,8 +42,9 @@ struct TileShape {
 //   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sum_k a[m * a_row + offsets[k]] * b[k *
 //   b_step + n])
 // for m < rows, n < cols. a and b are in the scalar type (float for float32, bfloat16, float16), c and residual in the
-// storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum. Where rows of c
-// are contiguous (c_row 1), `room` elements may be written from c on: what lies behind the tile is written again later.
+// storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum. Where rows
+// of c are contiguous (c_row 1), `room` elements may be written from c on: what lies behind the tile is written again
+// later.
 struct Tile {
   int64_t k;
   const void* a;

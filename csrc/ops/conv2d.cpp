@@ -240,7 +240,7 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
         cols *= rows;
         rows = 1;
       }
-      const int64_t unit = p.pool ? 2 : 1;  // a tile has whole 2x2 windows if they are pooled
+      const int64_t unit = p.pool ? 2 : 1;         // a tile has whole 2x2 windows if they are pooled
       const bool follow = out_row * unit == cols;  // rows of the output plane follow each other
       const int64_t units = cols / unit, tiles = divide_up(units, shape.rows / unit);
       for (int64_t j = 0; j < panels; ++j) {

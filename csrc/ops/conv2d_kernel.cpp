@@ -136,8 +136,8 @@ FASTNN_INLINE void with_constant(int n, Fn&& fn) {
   }
 }
 
-// fn(first pixel, lanes) for the vectors of a row. The last one of a row that is long enough is moved back to be full: it
-// computes some pixels again, which costs nothing, where masked stores took a fifth of LeNet's conv 1.
+// fn(first pixel, lanes) for the vectors of a row. The last one of a row that is long enough is moved back to be full:
+// it computes some pixels again, which costs nothing, where masked stores took a fifth of LeNet's conv 1.
 template <int L, class Fn>
 FASTNN_INLINE void for_slots(int64_t width, Fn&& fn) {
   int64_t i = 0;

@@ -168,9 +168,8 @@ void finish_positions(const Tile& t, int rows, int cols, const Scalar<T>* buffer
     return;
   }
   for (int n0 = 0; n0 < cols; n0 += V::kLanes)
-    transpose_block(buffer + n0, kStep, rows, int(lesser(cols - n0, V::kLanes)), [&](int n, V v) {
-      store_integers(v, position + (n0 + n) * t.c_col, rows);
-    });
+    transpose_block(buffer + n0, kStep, rows, int(lesser(cols - n0, V::kLanes)),
+                    [&](int n, V v) { store_integers(v, position + (n0 + n) * t.c_col, rows); });
 }
 
 // `t` for two rows of pixels, the second `a_down` elements behind the first; what is written are the maxima of 2x2
