@@ -61,19 +61,9 @@ void accumulate(const Tile& t, S* buffer) {
 }
 
 // accumulate<S, rows, N, Step, Pairs> for rows known at run time.
-template <class S, int N, int Step, bool Pairs, int R = kMaxRows>
+template <class S, int N, int Step, bool Pairs>
 FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, S* buffer) {
-  if constexpr (R > 0) {
-    if (rows == R) return accumulate<S, R, N, Step, Pairs>(t, buffer);
-    accumulate_rows<S, N, Step, Pairs, R - 1>(t, rows, buffer);
-  }
-}
-
-// Any is false for none and relu: the call that the others need would cost the loops their registers.
-template <bool Any, class V>
-FASTNN_INLINE V activate(Activation f, V x) {
-  if constexpr (Any) return apply_activation(f, x, V(0.0f), V(0.0f));
-  return f == Activation::relu ? max(V(0.0f), x) : x;
+  with_constant<kMaxRows>(rows, [&](auto r) { accumulate<S, r.value, N, Step, Pairs>(t, buffer); });
 }
 
 // Bias, residual, activation, and the store of v at c[at], n lanes of one column.

@@ -205,5 +205,12 @@ FASTNN_INLINE V apply_activation(Activation kind, V x, V a, V b) {
   return apply_any_activation(kind, x, a, b);
 }
 
+// Any is false for none and relu: the call that the others need would cost the loops their registers.
+template <bool Any, class V>
+FASTNN_INLINE V activate(Activation f, V x) {
+  if constexpr (Any) return apply_activation(f, x, V(0.0f), V(0.0f));
+  return f == Activation::relu ? max(V(0.0f), x) : x;
+}
+
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

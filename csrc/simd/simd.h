@@ -68,6 +68,19 @@ FASTNN_INLINE void for_lanes(int64_t n, F&& f) {
   if (i < n) f(i, int(n - i));
 }
 
+// Calls fn with a number known at run time as a constant.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+template <int Most, class Fn>
+FASTNN_INLINE void with_constant(int n, Fn&& fn) {
+  if constexpr (Most > 0) {
+    if (n == Most) return fn(Constant<Most>());
+    with_constant<Most - 1>(n, fn);
+  }
+}
+
 // The larger of a and b; NaN where either is.
 template <class V>
 FASTNN_INLINE V larger_or_nan(V a, V b) {
