@@ -22,6 +22,7 @@
 #include "python/fastcall.h"
 #include "python/indexing.h"
 #include "python/tape.h"
+#include "python/torch.h"
 
 namespace py = pybind11;
 using namespace fastnn;
@@ -204,6 +205,9 @@ void bind_tensor(py::module_& m) {
         [](py::type t) { python::tensor_type = reinterpret_cast<PyTypeObject*>(t.release().ptr()); });
   m.def("set_bfloat16", [](py::handle dtype) { python::set_bfloat16(dtype.ptr()); });
   m.def("set_foreign_handler", [](py::handle f) { python::set_foreign_handler(f.ptr()); });
+  m.def("attach_torch", [](py::handle hooks) {
+    if (!python::attach_torch(hooks.ptr())) throw py::error_already_set();
+  });
   m.def("set_accumulate", [](py::handle add, py::handle in_place, py::handle copy) {
     python::set_accumulate(add.ptr(), in_place.ptr(), copy.ptr());
   });

@@ -22,21 +22,27 @@ void set_version(DLManagedTensorVersioned& m, const Array& a) {
 }
 
 template <class Managed>
-PyObject* make_capsule(const Array& a, const char* name) {
-  auto* e = new Export<Managed>{{}, a};
-  DLTensor& t = e->managed.tensor;
-  t = {e->array.data, {kDLCpu, 0}, a.ndim(), kCodes[int(a.dtype)], e->array.shape.d, e->array.strides.d, 0};
+Managed* make_export(Array array) {
+  auto* e = new Export<Managed>{{}, std::move(array)};
+  Array& a = e->array;
+  e->managed.tensor = {a.data, {kDLCpu, 0}, a.ndim(), kCodes[int(a.dtype)], a.shape.d, a.strides.d, 0};
   set_version(e->managed, a);
   e->managed.context = e;
   e->managed.deleter = [](Managed* m) { delete static_cast<Export<Managed>*>(m->context); };
-  PyObject* capsule = PyCapsule_New(&e->managed, name, [](PyObject* c) {
+  return &e->managed;
+}
+
+template <class Managed>
+PyObject* make_capsule(const Array& a, const char* name) {
+  Managed* managed = make_export<Managed>(a);
+  PyObject* capsule = PyCapsule_New(managed, name, [](PyObject* c) {
     // A consumer renames the capsule and calls the deleter itself.
     const char* now = PyCapsule_GetName(c);
     if (now && (now[0] == 'u')) return;
     auto* m = static_cast<Managed*>(PyCapsule_GetPointer(c, now));
     if (m) m->deleter(m);
   });
-  if (!capsule) delete e;
+  if (!capsule) managed->deleter(managed);
   return capsule;
 }
 
@@ -50,26 +56,21 @@ PyObject* adopt(PyObject* capsule, const char* name, const char* used_name, bool
                  int(t.device.type));
     return nullptr;
   }
-  int dtype = -1;
-  for (int i = 0; i < kDTypes; ++i)
-    if (kCodes[i].code == t.dtype.code && kCodes[i].bits == t.dtype.bits && t.dtype.lanes == 1) dtype = i;
-  if (dtype < 0) {
+  std::optional<DType> dtype = dtype_from_dlpack(t.dtype);
+  if (!dtype) {
     PyErr_Format(PyExc_NotImplementedError, "from_dlpack: data type code %d with %d bits is not supported",
                  int(t.dtype.code), int(t.dtype.bits));
     return nullptr;
   }
-  if (t.ndim > kMaxDims) {
-    PyErr_Format(PyExc_ValueError, "from_dlpack: %d dimensions; at most %d are supported", int(t.ndim), kMaxDims);
+  Array layout;
+  try {
+    read_layout(t, layout);
+  } catch (...) {
+    set_python_error();
     return nullptr;
   }
-  Dims shape, strides;
-  shape.n = t.ndim;
-  for (int i = 0; i < t.ndim; ++i) shape[i] = t.shape[i];
-  strides = contiguous_strides(shape);
-  if (t.strides)
-    for (int i = 0; i < t.ndim; ++i) strides[i] = t.strides[i];
   Array a = Array::borrow(
-      static_cast<char*>(t.data) + t.byte_offset, shape, strides, DType(dtype), writable,
+      layout.data, layout.shape, layout.strides, *dtype, writable,
       [](void* owner) {
         auto* m = static_cast<Managed*>(owner);
         if (!m->deleter || !Py_IsInitialized()) return;
@@ -83,6 +84,26 @@ PyObject* adopt(PyObject* capsule, const char* name, const char* used_name, bool
 }
 
 }  // namespace
+
+std::optional<DType> dtype_from_dlpack(const DLDataType& type) {
+  for (int i = 0; i < kDTypes; ++i)
+    if (kCodes[i].code == type.code && kCodes[i].bits == type.bits && type.lanes == 1) return DType(i);
+  return std::nullopt;
+}
+
+void read_layout(const DLTensor& tensor, Array& array) {
+  require<ValueError>(tensor.ndim <= kMaxDims, "DLPack tensor has ", tensor.ndim, " dimensions; at most ", kMaxDims,
+                      " are supported");
+  array.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  array.shape.n = array.strides.n = tensor.ndim;
+  for (int i = 0; i < tensor.ndim; ++i) array.shape[i] = tensor.shape[i];
+  if (!tensor.strides) array.strides = contiguous_strides(array.shape);
+  for (int i = 0; tensor.strides && i < tensor.ndim; ++i) array.strides[i] = tensor.strides[i];
+}
+
+DLManagedTensorVersioned* export_versioned(Array array) {
+  return make_export<DLManagedTensorVersioned>(std::move(array));
+}
 
 PyObject* to_dlpack(PyObject* tensor, bool versioned) {
   const Array& a = as_tensor(tensor)->array;

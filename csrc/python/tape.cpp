@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "tensor.h"
+#include "torch.h"
 
 namespace fastnn::python {
 namespace {
@@ -12,11 +13,6 @@ thread_local bool recording = true;
 
 PyObject *foreign_handler = nullptr, *accumulate_add = nullptr, *accumulate_in_place = nullptr, *make_copy = nullptr;
 PyTypeObject *op_type = nullptr, *node_type = nullptr;
-
-struct OpObject {
-  PyObject_HEAD vectorcallfunc vectorcall;
-  PyObject *name, *forward, *record, *backward;
-};
 
 struct Edge {
   PyObject* target;  // a Node, or a leaf Tensor; null where no gradient is needed
@@ -43,15 +39,6 @@ struct NodeObject {
 };
 
 uint64_t next_sequence = 0;  // under the GIL
-
-class NoRecording {
- public:
-  NoRecording() : was_(set_grad_enabled(false)) {}
-  ~NoRecording() { set_grad_enabled(was_); }
-
- private:
-  bool was_;
-};
 
 // ---- Node ------------------------------------------------------------------------------------------------------
 
@@ -179,17 +166,8 @@ bool attach(OpObject* op, PyObject* const* args, Py_ssize_t nargs, PyObject*& ou
 }
 
 PyObject* call_recorded(OpObject* op, PyObject* const* args, Py_ssize_t nargs) {
-  PyObject* result;
-  {
-    NoRecording guard;
-    result = PyObject_Vectorcall(op->record, args, size_t(nargs), nullptr);
-  }
+  PyObject* result = call_record(op, args, nargs);
   if (!result) return nullptr;
-  if (!PyTuple_CheckExact(result) || PyTuple_GET_SIZE(result) != 2 || !PyTuple_Check(PyTuple_GET_ITEM(result, 1))) {
-    Py_DECREF(result);
-    PyErr_Format(PyExc_TypeError, "%U: record() must return (outputs, saved tuple)", op->name);
-    return nullptr;
-  }
   PyObject* outputs = Py_NewRef(PyTuple_GET_ITEM(result, 0));
   PyObject* saved = Py_NewRef(PyTuple_GET_ITEM(result, 1));
   Py_DECREF(result);
@@ -241,6 +219,7 @@ PyObject* op_call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject
   for (Py_ssize_t i = 0; i < nargs; ++i) {
     PyObject* a = args[i];
     PyTypeObject* type = Py_TYPE(a);
+    if (is_torch(a)) return torch_call(op, args, nargs);
     if (type == tensor_type || is_tensor(a)) {
       needs_grad |= as_tensor(a)->requires_grad;
       seen = true;
@@ -310,6 +289,8 @@ void op_dealloc(PyObject* o) {
   Py_XDECREF(self->forward);
   Py_XDECREF(self->record);
   Py_XDECREF(self->backward);
+  Py_XDECREF(self->torch_apply);
+  Py_XDECREF(self->torch_native);
   PyTypeObject* type = Py_TYPE(o);
   type->tp_free(o);
   Py_DECREF(type);
@@ -320,6 +301,14 @@ PyObject* op_get(PyObject* self, PyObject* object, PyObject*) {
   return object && object != Py_None ? PyMethod_New(self, object) : Py_NewRef(self);
 }
 
+PyMethodDef op_methods[] = {
+    {"torch_forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_forward)), METH_FASTCALL,
+     "torch_forward(ctx, *args): the forward() of a torch.autograd.Function."},
+    {"torch_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_backward)), METH_FASTCALL,
+     "torch_backward(ctx, *grads): the backward() of a torch.autograd.Function."},
+    {"torch_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_run)), METH_FASTCALL,
+     "torch_run(*args): forward() of torch tensors, with nothing recorded and no mode looked at."},
+    {}};
 PyMemberDef op_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpObject, vectorcall), READONLY, nullptr},
                             {"name", T_OBJECT, offsetof(OpObject, name), READONLY, nullptr},
                             {"forward", T_OBJECT, offsetof(OpObject, forward), READONLY, nullptr},
@@ -330,6 +319,7 @@ PyType_Slot op_slots[] = {{Py_tp_new, reinterpret_cast<void*>(op_new)},
                           {Py_tp_dealloc, reinterpret_cast<void*>(op_dealloc)},
                           {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
                           {Py_tp_descr_get, reinterpret_cast<void*>(op_get)},
+                          {Py_tp_methods, op_methods},
                           {Py_tp_members, op_members},
                           {0, nullptr}};
 PyType_Spec op_spec = {"fastnn._C.Op", sizeof(OpObject), 0,
@@ -465,6 +455,30 @@ bool set_grad_enabled(bool on) {
   bool was = recording;
   recording = on;
   return was;
+}
+
+PyObject* call_record(OpObject* op, PyObject* const* args, Py_ssize_t nargs) {
+  NoRecording guard;
+  PyObject* result = PyObject_Vectorcall(op->record, args, size_t(nargs), nullptr);
+  if (!result) return nullptr;
+  if (PyTuple_CheckExact(result) && PyTuple_GET_SIZE(result) == 2 && PyTuple_Check(PyTuple_GET_ITEM(result, 1)))
+    return result;
+  Py_DECREF(result);
+  PyErr_Format(PyExc_TypeError, "%U: record() must return (outputs, saved tuple)", op->name);
+  return nullptr;
+}
+
+PyObject* make_context(OpObject* op, PyObject* saved, PyObject* needs_input_grad) {
+  auto* node = reinterpret_cast<NodeObject*>(node_type->tp_alloc(node_type, 0));
+  if (!node) {
+    Py_XDECREF(saved);
+    Py_XDECREF(needs_input_grad);
+    return nullptr;
+  }
+  node->op = reinterpret_cast<OpObject*>(Py_NewRef(reinterpret_cast<PyObject*>(op)));
+  node->saved = saved;
+  node->needs = needs_input_grad;
+  return reinterpret_cast<PyObject*>(node);
 }
 
 PyObject* run_backward(PyObject* tensor, PyObject* gradient) {

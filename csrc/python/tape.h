@@ -13,8 +13,32 @@
 
 namespace fastnn::python {
 
+struct OpObject {
+  PyObject_HEAD vectorcallfunc vectorcall;
+  PyObject *name, *forward, *record, *backward;
+  PyObject *torch_apply, *torch_native;  // set at the first call with a torch tensor: see torch.h
+};
+
 bool grad_enabled();
 bool set_grad_enabled(bool on);  // returns what it was
+
+// Nothing is recorded in its scope.
+class NoRecording {
+ public:
+  NoRecording() : was_(set_grad_enabled(false)) {}
+  ~NoRecording() { set_grad_enabled(was_); }
+  NoRecording(const NoRecording&) = delete;
+  NoRecording& operator=(const NoRecording&) = delete;
+
+ private:
+  bool was_;
+};
+
+// Runs record() unrecorded. (outputs, saved tuple) as a new reference; null with an exception set.
+PyObject* call_record(OpObject* op, PyObject* const* args, Py_ssize_t nargs);
+
+// A Node as the ctx of one call of backward(); takes over both references.
+PyObject* make_context(OpObject* op, PyObject* saved, PyObject* needs_input_grad);
 
 // Accumulates gradients into the leaves that `tensor` depends on. Null with an exception set, or None.
 PyObject* run_backward(PyObject* tensor, PyObject* gradient);

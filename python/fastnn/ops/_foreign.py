@@ -18,6 +18,13 @@ def is_cpu_device(device: Any) -> bool:
 
 def call_foreign(op: _C.Op, args: tuple[Any, ...]) -> Any:
     """Calls op with such arguments converted; arrays of another library give results of that library."""
+    torch = sys.modules.get("torch")
+    if torch is not None and any(isinstance(arg, torch.Tensor) for arg in args):
+        from ..torch import dispatch  # attaches itself, so that the next call does not come here
+
+        return dispatch.call(op, args)
+    from ..tensor import from_dlpack
+
     converted, theirs, ours = [], None, None
     for i, arg in enumerate(args):
         if isinstance(arg, np.generic) and not isinstance(arg, np.void):
@@ -30,7 +37,7 @@ def call_foreign(op: _C.Op, args: tuple[Any, ...]) -> Any:
             if theirs is not None and type(arg).__module__.split(".")[0] != type(theirs).__module__.split(".")[0]:
                 raise _mixed(op, theirs, arg)
             theirs = arg
-            arg = _from_foreign(op, arg)
+            arg = from_dlpack(arg)
         else:
             raise TypeError(
                 f"{op.name}: argument {i} is a {type(arg).__module__}.{type(arg).__qualname__}; expected a "
@@ -49,20 +56,6 @@ def _mixed(op: _C.Op, a: Any, b: Any) -> TypeError:
         f"{op.name}: arguments are a {names[0]} and a {names[1]}; expected arrays of one library: convert with "
         "fastnn.from_dlpack"
     )
-
-
-def _from_foreign(op: _C.Op, array: Any) -> Any:
-    from ..tensor import from_dlpack
-
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(array, torch.Tensor) and array.requires_grad:
-        if torch.is_grad_enabled():
-            raise NotImplementedError(
-                f"{op.name}: the torch tensor requires a gradient, which this version does not record; use detach() or "
-                "torch.no_grad()"
-            )
-        array = array.detach()
-    return from_dlpack(array)
 
 
 def _importer(array: Any) -> Callable[[Any], Any]:

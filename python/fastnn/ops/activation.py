@@ -66,9 +66,12 @@ def _write_back(op: str, input: Array, output: Array) -> Array:
         input[...] = output
         return input
     if not isinstance(input, _C.TensorBase):
-        raise NotImplementedError(
-            f"{op}: inplace=True is not supported for {type(input).__name__}; expected a Tensor or a numpy array"
-        )
+        if not hasattr(input, "copy_"):
+            raise NotImplementedError(
+                f"{op}: inplace=True is not supported for {type(input).__name__}; expected a Tensor, a numpy array or "
+                "a torch tensor"
+            )
+        return input.copy_(output)  # torch's own change in place, with torch's rules for it
     if output.requires_grad:
         return output
     _C.assign(input, output)
