@@ -6,6 +6,7 @@
 
 #include "dlpack.h"
 #include "tensor.h"
+#include "torch_team.h"
 
 namespace fastnn::python {
 
@@ -93,6 +94,12 @@ bool is_true(PyObject* result) {
   return result == Py_True;
 }
 bool requires_grad(PyObject* t) { return is_true(PyObject_GetAttr(t, names->requires_grad)); }
+
+// While our code runs for torch: nothing is recorded on our tape, and torch's threads do the work.
+struct OnTorch {
+  NoRecording quiet;
+  UseTeam team{torch_team()};
+};
 
 // ---- tensors in --------------------------------------------------------------------------------------------------
 
@@ -374,7 +381,7 @@ PyObject* run_torch_backward(OpObject* op, PyObject* needs, PyObject* values, Py
   PyObject* grad = !ctx ? nullptr : count == 1 ? Py_NewRef(loans.args()[0]) : as_python_tuple(loans.args(), count);
   PyObject* result = nullptr;
   if (grad) {
-    NoRecording guard;
+    OnTorch guard;
     PyObject* args[2] = {ctx, grad};
     result = PyObject_Vectorcall(op->backward, args, 2, nullptr);
   }
@@ -400,7 +407,7 @@ PyObject* torch_call(OpObject* op, PyObject* const* args, Py_ssize_t nargs) {
     for (Py_ssize_t i = 0; i < nargs; ++i)
       if (inputs.theirs(i) && requires_grad(args[i]))
         return PyObject_Vectorcall(op->torch_apply, args, size_t(nargs), nullptr);
-  NoRecording guard;
+  OnTorch guard;
   return give_all(PyObject_Vectorcall(op->forward, inputs.args(), size_t(nargs), nullptr), inputs);
 }
 
@@ -411,7 +418,7 @@ PyObject* torch_run(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   if (loan == Loan::unusual)
     PyErr_Format(PyExc_NotImplementedError, "%U: expected strided CPU tensors and plain values", op->name);
   if (loan != Loan::done) return nullptr;
-  NoRecording guard;
+  OnTorch guard;
   return give_all(PyObject_Vectorcall(op->forward, inputs.args(), size_t(nargs), nullptr), inputs);
 }
 
@@ -425,6 +432,7 @@ PyObject* torch_forward(PyObject* self, PyObject* const* args, Py_ssize_t nargs)
   if (loan != Loan::done) return nullptr;
   for (Py_ssize_t i = 0; i < inputs.count(); ++i)
     if (inputs.theirs(i)) inputs.tensor(i)->requires_grad = requires_grad(inputs.theirs(i));
+  UseTeam guard(torch_team());
   PyObject* result = call_record(op, inputs.args(), inputs.count());
   if (!result) return nullptr;
   PyObject* recorded = PyTuple_GET_ITEM(result, 0);
