@@ -291,6 +291,7 @@ void op_dealloc(PyObject* o) {
   Py_XDECREF(self->backward);
   Py_XDECREF(self->torch_apply);
   Py_XDECREF(self->torch_native);
+  Py_XDECREF(self->traced);
   PyTypeObject* type = Py_TYPE(o);
   type->tp_free(o);
   Py_DECREF(type);
@@ -308,12 +309,15 @@ PyMethodDef op_methods[] = {
      "torch_backward(ctx, *grads): the backward() of a torch.autograd.Function."},
     {"torch_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_run)), METH_FASTCALL,
      "torch_run(*args): forward() of torch tensors, with nothing recorded and no mode looked at."},
+    {"torch_run_backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_run_backward)),
+     METH_FASTCALL, "torch_run_backward(needs, values, tensors, *grads): one gradient or None per argument."},
     {}};
 PyMemberDef op_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpObject, vectorcall), READONLY, nullptr},
                             {"name", T_OBJECT, offsetof(OpObject, name), READONLY, nullptr},
                             {"forward", T_OBJECT, offsetof(OpObject, forward), READONLY, nullptr},
                             {"record", T_OBJECT, offsetof(OpObject, record), READONLY, nullptr},
                             {"backward", T_OBJECT, offsetof(OpObject, backward), READONLY, nullptr},
+                          {"traced", T_OBJECT, offsetof(OpObject, traced), 0, nullptr},
                             {}};
 PyType_Slot op_slots[] = {{Py_tp_new, reinterpret_cast<void*>(op_new)},
                           {Py_tp_dealloc, reinterpret_cast<void*>(op_dealloc)},

@@ -14,7 +14,7 @@ PyTypeObject *torch_tensor = nullptr, *torch_parameter = nullptr;
 
 namespace {
 
-// What the module fastnn.torch.dispatch gives us; never released.
+// What the module fastnn.ops._torch gives us; never released.
 struct Hooks {
   PyObject* resolve;    // resolve(op) -> (apply, native)
   PyObject* unusual;    // unusual(op, args): a call that may not take the fast path
@@ -354,7 +354,7 @@ PyObject* pad(PyObject* grads, Py_ssize_t n) {
 }
 
 PyObject* run_torch_backward(OpObject* op, PyObject* needs, PyObject* values, PyObject* tensors, PyObject* const* grads,
-                             Py_ssize_t count) {
+                             Py_ssize_t count, bool guarded) {
   Borrowed loans(PyTuple_GET_SIZE(tensors) + count);
   Loan loan = Loan::done;
   for (Py_ssize_t i = 0; loan == Loan::done && i < count; ++i) {
@@ -364,11 +364,13 @@ PyObject* run_torch_backward(OpObject* op, PyObject* needs, PyObject* values, Py
       loan = loans.lend(grads[i]);
   }
   PyObject* saved = nullptr;
-  if (loan == Loan::done && is_plain_state())
+  if (loan == Loan::done && (!guarded || is_plain_state()))
     saved = restore(values, tensors, loans, loan);
   else if (loan == Loan::done)
     loan = Loan::unusual;
   if (loan == Loan::failed) return nullptr;
+  if (loan == Loan::unusual && !guarded)
+    return PyErr_Format(PyExc_NotImplementedError, "%U: the gradient needs strided CPU tensors", op->name);
   if (loan == Loan::unusual) {
     PyObject* g = as_python_tuple(grads, count);
     PyObject* out = g ? PyObject_CallFunctionObjArgs(hooks.backward, reinterpret_cast<PyObject*>(op), needs, values,
@@ -449,11 +451,18 @@ PyObject* torch_backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs
   PyObject* tensors = values ? PyObject_GetAttr(args[0], names->saved_tensors) : nullptr;
   PyObject* needs = tensors ? PyObject_GetAttr(args[0], names->needs_input_grad) : nullptr;
   PyObject* result = nullptr;
-  if (needs) result = run_torch_backward(op, needs, values, tensors, args + 1, nargs - 1);
+  if (needs) result = run_torch_backward(op, needs, values, tensors, args + 1, nargs - 1, true);
   Py_XDECREF(values);
   Py_XDECREF(tensors);
   Py_XDECREF(needs);
   return result;
+}
+
+PyObject* torch_run_backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
+  auto* op = reinterpret_cast<OpObject*>(self);
+  if (nargs < 4 || !PyTuple_Check(args[0]) || !PyTuple_Check(args[1]) || !PyTuple_Check(args[2]))
+    return PyErr_Format(PyExc_TypeError, "%U: torch_run_backward takes needs, values, tensors and gradients", op->name);
+  return run_torch_backward(op, args[0], args[1], args[2], args + 3, nargs - 3, false);
 }
 
 bool attach_torch(PyObject* module) {

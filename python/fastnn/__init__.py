@@ -4,6 +4,7 @@ from typing import Any
 
 from . import datasets, functional, init, modules, optim, transforms, utils
 from ._C import empty_cache, get_isa, get_num_threads, memory_stats, set_isa, set_num_threads
+from ._import_hook import after_import
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .creation import arange, empty, full, ones, ones_like, rand, randn, zeros, zeros_like
 from .data import DataLoader
@@ -61,9 +62,22 @@ __all__ = [
 __all__ += modules.__all__
 
 
+def _support_torch_compile() -> None:
+    from .torch import compile
+
+    compile.register()
+
+
+after_import("torch._dynamo", _support_torch_compile)  # what torch.compile imports, over a second
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("fastnn")
+    if name == "torch":
+        from importlib import import_module
+
+        return import_module("fastnn.torch")
     raise AttributeError(f"module 'fastnn' has no attribute {name!r}")

@@ -20,9 +20,9 @@ def call_foreign(op: _C.Op, args: tuple[Any, ...]) -> Any:
     """Calls op with such arguments converted; arrays of another library give results of that library."""
     torch = sys.modules.get("torch")
     if torch is not None and any(isinstance(arg, torch.Tensor) for arg in args):
-        from ..torch import dispatch  # attaches itself, so that the next call does not come here
+        from . import _torch  # attaches itself, so that the next call does not come here
 
-        return dispatch.call(op, args)
+        return _torch.call(op, args)
     from ..tensor import from_dlpack
 
     converted, theirs, ours = [], None, None
@@ -48,6 +48,34 @@ def call_foreign(op: _C.Op, args: tuple[Any, ...]) -> Any:
         raise _mixed(op, ours, theirs)
     out = op(*converted)
     return out if theirs is None else _to_foreign(out, _importer(theirs))
+
+
+def random_key(array: Any) -> Any:
+    """Two random words from the generator of the array's library, an int64 array of it; None for libraries without one.
+
+    PyTorch's generator is what torch.manual_seed sets, and what activation checkpointing and torch.compile repeat.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(array, torch.Tensor):
+        return None
+    return torch.randint(2**63 - 1, (2,), dtype=torch.int64, device="cpu")
+
+
+def before_change(array: Any) -> Any:
+    """What to give an op that saves its input, if `write_back` changes that afterwards: a copy while recording."""
+    if isinstance(array, (_C.TensorBase, np.ndarray)) or not getattr(array, "requires_grad", False):
+        return array
+    return array.clone() if sys.modules["torch"].is_grad_enabled() else array
+
+
+def write_back(op: str, input: Any, output: Any) -> Any:
+    """input, changed to hold output: with torch's own change in place, which follows torch's rules for it."""
+    if not hasattr(input, "copy_"):
+        raise NotImplementedError(
+            f"{op}: inplace=True is not supported for {type(input).__name__}; expected a Tensor, a numpy array or a "
+            "torch tensor"
+        )
+    return input.copy_(output)
 
 
 def _mixed(op: _C.Op, a: Any, b: Any) -> TypeError:

@@ -6,7 +6,8 @@ relu, relu6 and hardtanh. Each function takes a Tensor or a numpy
 array and returns the same type.
 
 `inplace=True` writes the result into the memory of `input` and returns `input`. While the call is recorded for a
-gradient it is computed out of place, as if inplace were False: the memory may be needed by the ops before.
+gradient it is computed out of place, as if inplace were False: the memory may be needed by the ops before. For torch
+tensors that are recorded torch's rules for changes in place hold.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from .. import _C
+from . import _foreign
 
 Array = TypeVar("Array")
 
@@ -66,16 +68,15 @@ def _write_back(op: str, input: Array, output: Array) -> Array:
         input[...] = output
         return input
     if not isinstance(input, _C.TensorBase):
-        if not hasattr(input, "copy_"):
-            raise NotImplementedError(
-                f"{op}: inplace=True is not supported for {type(input).__name__}; expected a Tensor, a numpy array or "
-                "a torch tensor"
-            )
-        return input.copy_(output)  # torch's own change in place, with torch's rules for it
+        return _foreign.write_back(op, input, output)
     if output.requires_grad:
         return output
     _C.assign(input, output)
     return input
+
+
+def _in_place(name: str, op: _C.Op, input: Array, a: float, b: float) -> Array:
+    return _write_back(name, input, op(_foreign.before_change(input), a, b))
 
 
 def relu(input: Array, inplace: bool = False) -> Array:
@@ -92,8 +93,7 @@ def relu6(input: Array, inplace: bool = False) -> Array:
 
     The derivative at 0 and 6 is 0.
     """
-    y = _relu6(input, 0.0, 0.0)
-    return _write_back("relu6", input, y) if inplace else y
+    return _in_place("relu6", _relu6, input, 0.0, 0.0) if inplace else _relu6(input, 0.0, 0.0)
 
 
 def hardtanh(input: Array, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Array:
@@ -104,14 +104,13 @@ def hardtanh(input: Array, min_val: float = -1.0, max_val: float = 1.0, inplace:
     low, high = _number("hardtanh", "min_val", min_val), _number("hardtanh", "max_val", max_val)
     if low > high:
         raise ValueError(f"hardtanh: min_val is {low} and max_val {high}; expected min_val <= max_val")
-    y = _hardtanh(input, low, high)
-    return _write_back("hardtanh", input, y) if inplace else y
+    return _in_place("hardtanh", _hardtanh, input, low, high) if inplace else _hardtanh(input, low, high)
 
 
 def leaky_relu(input: Array, negative_slope: float = 0.01, inplace: bool = False) -> Array:
     """y = x if x > 0 else negative_slope x. Maas et al. 2013."""
-    y = _leaky_relu(input, _number("leaky_relu", "negative_slope", negative_slope), 0.0)
-    return _write_back("leaky_relu", input, y) if inplace else y
+    slope = _number("leaky_relu", "negative_slope", negative_slope)
+    return _in_place("leaky_relu", _leaky_relu, input, slope, 0.0) if inplace else _leaky_relu(input, slope, 0.0)
 
 
 def elu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
@@ -119,8 +118,8 @@ def elu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
 
     The derivative at 0 is alpha.
     """
-    y = _elu(input, _number("elu", "alpha", alpha), 0.0)
-    return _write_back("elu", input, y) if inplace else y
+    alpha = _number("elu", "alpha", alpha)
+    return _in_place("elu", _elu, input, alpha, 0.0) if inplace else _elu(input, alpha, 0.0)
 
 
 def gelu(input: Array, approximate: str = "none") -> Array:
@@ -138,14 +137,12 @@ def gelu(input: Array, approximate: str = "none") -> Array:
 
 def silu(input: Array, inplace: bool = False) -> Array:
     """y = x sigmoid(x), also called swish. Elfwing et al. 2017, arXiv:1702.03118."""
-    y = _silu(input, 0.0, 0.0)
-    return _write_back("silu", input, y) if inplace else y
+    return _in_place("silu", _silu, input, 0.0, 0.0) if inplace else _silu(input, 0.0, 0.0)
 
 
 def mish(input: Array, inplace: bool = False) -> Array:
     """y = x tanh(log(1 + exp(x))). Misra 2019, arXiv:1908.08681."""
-    y = _mish(input, 0.0, 0.0)
-    return _write_back("mish", input, y) if inplace else y
+    return _in_place("mish", _mish, input, 0.0, 0.0) if inplace else _mish(input, 0.0, 0.0)
 
 
 def sigmoid(input: Array) -> Array:
@@ -163,8 +160,7 @@ def hardswish(input: Array, inplace: bool = False) -> Array:
 
     The derivative is 0 at -3 and 1 at 3.
     """
-    y = _hardswish(input, 0.0, 0.0)
-    return _write_back("hardswish", input, y) if inplace else y
+    return _in_place("hardswish", _hardswish, input, 0.0, 0.0) if inplace else _hardswish(input, 0.0, 0.0)
 
 
 def hardsigmoid(input: Array, inplace: bool = False) -> Array:
@@ -172,8 +168,7 @@ def hardsigmoid(input: Array, inplace: bool = False) -> Array:
 
     The derivative at -3 and 3 is 0.
     """
-    y = _hardsigmoid(input, 0.0, 0.0)
-    return _write_back("hardsigmoid", input, y) if inplace else y
+    return _in_place("hardsigmoid", _hardsigmoid, input, 0.0, 0.0) if inplace else _hardsigmoid(input, 0.0, 0.0)
 
 
 def softplus(input: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:

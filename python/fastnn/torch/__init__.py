@@ -1,7 +1,8 @@
-"""The adapter to PyTorch: torch tensors as arguments of fastnn's functions.
+"""The adapter to PyTorch, for torch 2.10 and later. Importing it registers `torch.ops.fastnn.*`.
 
-Importing it needs torch 2.10 or later; `import fastnn` never imports torch. The first call of a fastnn function with a
-torch tensor imports this package.
+fastnn's functions take torch tensors also without this import, and `import fastnn` never imports torch.
 """
 
-from . import dispatch as dispatch
+from . import registration
+
+__all__ = ["registration"]

@@ -1,0 +1,111 @@
+"""Arguments for every operator of torch.ops.fastnn: what tests of registration, autograd and compilation go through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+CHANNELS_LAST = torch.channels_last
+
+
+def _tensor(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return values.to(dtype)
+
+
+def _positive(*shape: int) -> torch.Tensor:
+    return _tensor(*shape).abs() + 0.5
+
+
+def _grad(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+
+
+_UNARY = (
+    "relu sigmoid tanh relu6 gelu gelu_tanh silu mish hardswish hardsigmoid softsign exp expm1 sqrt log log1p abs neg"
+).split()
+_BINARY = "add sub mul div pow maximum minimum".split()
+_COMPARISONS = "eq ne lt le gt ge".split()
+_LOSSES = "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy_with_logits".split()
+
+
+def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """(name, arguments) of calls of torch.ops.fastnn.<name>; tensors that can have a gradient require one."""
+    for name in _UNARY:
+        yield name, (_grad(_positive(3, 5)),)
+        yield name, (_grad(_positive(2, 3, 4, 2).to(memory_format=CHANNELS_LAST)), 0.0, 0.0)
+    yield "relu", (_grad(_tensor(4, 6))[:, ::2],)
+    yield "leaky_relu", (_grad(_tensor(7)), 0.1, 0.0)
+    yield "elu", (_grad(_tensor(7)), 1.5, 0.0)
+    yield "hardtanh", (_grad(_tensor(7)), -0.5, 0.5)
+    yield "softplus", (_grad(_tensor(7)), 2.0, 3.0)
+    yield "clone", (_grad(_tensor(3, 4).t()),)
+    yield "dropout", (_grad(_tensor(3, 4)), 0.5, torch.tensor([3, 4]))
+    for name in _BINARY:
+        yield name, (_grad(_positive(3, 4)), _grad(_positive(4) + 0.1))
+        yield f"{name}.Scalar", (_grad(_positive(3, 4)), 2)
+        yield f"{name}.Scalar_Tensor", (2.5, _grad(_positive(3, 4)))
+    for name in _COMPARISONS:
+        yield name, (_tensor(3, 4), _tensor(3, 4, seed=1))
+        yield f"{name}.Scalar", (_tensor(3, 4), 0.5)
+        yield f"{name}.Scalar_Tensor", (0.5, _tensor(3, 4))
+    for name in ("bitwise_and", "bitwise_or", "bitwise_xor"):
+        mask = _tensor(3, 4) > 0
+        yield name, (mask, ~mask)
+        yield f"{name}.Scalar", (mask.int(), 3)
+        yield f"{name}.Scalar_Tensor", (3, mask.int())
+    condition = _tensor(3, 4) > 0
+    yield "where", (condition, _grad(_tensor(3, 4)), _grad(_tensor(4)))
+    yield "where.Scalar", (condition, _grad(_tensor(3, 4)), 0)
+    yield "where.Scalar_Tensor", (condition, 1.5, _grad(_tensor(3, 4)))
+    yield "clamp", (_grad(_tensor(3, 4)), -0.5, None)
+    for name in ("sum", "mean", "amax", "amin"):
+        yield name, (_grad(_tensor(3, 4, 2)), [1], False)
+        yield name, (_grad(_tensor(3, 4)), [0, -1], True)
+    for name in ("max", "min"):
+        yield name, (_grad(_tensor(3, 4)), 1, False)
+    for name in ("argmax", "argmin"):
+        yield name, (_tensor(3, 4), -1, True)
+    yield "penalty", ([_grad(_tensor(3, 4)), _grad(_tensor(5))], 2.0, 0.5)
+    yield "cat", ([_grad(_tensor(2, 3)), _tensor(1, 3), _grad(_tensor(2, 3))], 0)
+    for name in ("softmax", "log_softmax"):
+        yield name, (_grad(_tensor(3, 5)), -1)
+        yield name, (_grad(_tensor(2, 3, 4)), 1)
+    for name in _LOSSES:
+        pos_weight = _positive(4) if name == "binary_cross_entropy_with_logits" else None
+        weight = None if name == "smooth_l1_loss" else _positive(3, 4)
+        yield name, (_grad(_tensor(3, 4)), _tensor(3, 4, seed=1).sigmoid(), weight, pos_weight, "mean", 1.0)
+        yield name, (_grad(_tensor(3, 4)), _grad(_tensor(3, 4, seed=1)), None, None, "none", 1.0)
+    probabilities = _tensor(3, 4).sigmoid()
+    yield "binary_cross_entropy", (_grad(probabilities), probabilities.flip(0), None, None, "sum", 0.0)
+    yield "kl_div", (_grad(_tensor(3, 4)), probabilities, None, None, "batchmean", 0.0)
+    labels = torch.tensor([1, 0, -100, 3])
+    yield "cross_entropy", (_grad(_tensor(4, 5)), labels, _positive(5), -100, "mean", 0.1)
+    yield "cross_entropy", (_grad(_tensor(4, 5)), _grad(_tensor(4, 5, seed=1).softmax(1)), None, -100, "none", 0.0)
+    yield "nll_loss", (_grad(_tensor(4, 5)), labels, None, -100, "sum")
+    yield "matmul", (_grad(_tensor(2, 3, 4)), _grad(_tensor(4, 5)))
+    yield "matmul", (_grad(_tensor(4)), _grad(_tensor(4, 5)))
+    for activation in ("none", "relu", "gelu"):
+        x, w, b = _grad(_tensor(2, 3, 4)), _grad(_tensor(5, 4)), _grad(_tensor(5))
+        yield "linear", (x, w, b, activation, _grad(_tensor(2, 3, 5)))
+        image, kernel = _tensor(2, 4, 6, 5), _grad(_tensor(6, 2, 3, 3))
+        if activation == "relu":
+            image = image.to(memory_format=CHANNELS_LAST)
+        yield "conv2d", (_grad(image), kernel, _grad(_tensor(6)), (1, 1), (1, 2, 0, 1), (1, 1), 2, activation, None)
+    image = _grad(_tensor(2, 3, 6, 8).to(memory_format=CHANNELS_LAST))
+    kernel = _grad(_tensor(4, 3, 3, 3))
+    yield "conv2d", (image, kernel, None, (2, 2), (0, 0, 0, 0), (1, 1), 1, "none", _grad(_tensor(2, 4, 2, 3)))
+    yield "conv2d_pool", (image, kernel, _grad(_tensor(4)), (1, 1), (1, 1, 1, 1), (1, 1), 1, "relu")
+    for x in (_grad(_tensor(2, 3, 7, 6)), image):
+        for suffix in ("", "_with_indices"):
+            yield f"max_pool2d{suffix}", (x, (3, 2), (2, 2), (1, 0), (1, 1), False)
+            yield f"adaptive_max_pool2d{suffix}", (x, (3, -1))
+        yield "avg_pool2d", (x, (3, 2), (2, 2), (1, 0), True, False, 0)
+        yield "adaptive_avg_pool2d", (x, (2, 3))
+
+
+def operator(name: str) -> Any:
+    base, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.fastnn, base), overload or "default")
