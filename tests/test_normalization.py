@@ -559,10 +559,12 @@ def test_normalize(isa, rng, dtype):
     for p in (1, 2, 2.5, 3.0, np.inf):
         for dim in (1, -1, 0, (0, 2)):
             check_composed(rng, "normalize", x, p, dim)
+    for p in (1, np.inf):
+        check_composed(rng, "normalize", x, p, 1, 2.0)
+    check_composed(rng, "normalize", x[..., ::-1], dim=[1])
     x[1, :, 2] = 0
     check_composed(rng, "normalize", x, eps=1e-2)  # 1 / eps fits float16
     check_composed(rng, "normalize", x, 2, 1, 2.0)
-    check_composed(rng, "normalize", x[..., ::-1], dim=[1])
     assert F.normalize(np.zeros((2, 0, 3), dtype)).shape == (2, 0, 3)
 
 

@@ -1,7 +1,6 @@
 #include "normalization.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "../dispatch.h"
 #include "../float_mode.h"
@@ -50,6 +49,8 @@ namespace {
 using namespace detail;
 
 constexpr int64_t kGrain = 16384;  // elements; about 5 us
+constexpr int64_t kWide = 4096;    // rows longer than this are summed over by columns
+constexpr int64_t kColumns = 256;  // of a task then
 
 // rows x n, row-major: the last shape.n dimensions are n.
 struct Rows {
@@ -105,7 +106,8 @@ NormGradients backward(const char* op, bool centered, const Array& dy, const Arr
                        bool need_input, bool need_weight, bool need_bias) {
   FlushSubnormals flush;
   check_gradient(op, dy, x);
-  auto [rows, n] = rows_of(op, x, shape);
+  const Rows size = rows_of(op, x, shape);
+  const int64_t rows = size.rows, n = size.n;
   MaybeArray w = parameter(op, "weight", weight, shape, x.dtype), dx, dw, db;
   if (centered) check_statistic(op, "mean", *mean, x.numel() ? rows : 0);
   check_statistic(op, "rstd", rstd, x.numel() ? rows : 0);
@@ -116,26 +118,43 @@ NormGradients backward(const char* op, bool centered, const Array& dy, const Arr
     return {dx, dw, db};
   }
   Array in = x.contiguous(), g = dy.contiguous();
-  auto kernel = kernels().normalization.normalize_rows_backward[x.dtype];
-  const bool sums = need_weight || need_bias;
-  // Blocks of rows that are worth a task, at most 64 of them where each needs partial sums of its own.
-  const int64_t block = std::max((kGrain + n - 1) / n, sums ? (rows + 63) / 64 : 1),
-                blocks = (rows + block - 1) / block;
+  auto elements = kernels().normalization.normalize_rows_backward[x.dtype];
+  auto sums = kernels().normalization.normalize_rows_sums[x.dtype];
+  auto means = [&](int64_t row) { return centered ? mean->as<double>() + row : nullptr; };
+  auto rstds = [&](int64_t row) { return rstd.as<double>() + row; };
+  auto rows_at = [&](int64_t first, int64_t count) {
+    elements(centered, at(in, first * n), at(g, first * n), at(*dx, first * n), count, n, pointer(w), means(first),
+             rstds(first));
+  };
+  const bool need_sums = need_weight || need_bias, wide = n > kWide;
+  if (need_input && (wide || !need_sums))
+    parallel_for(rows, std::max<int64_t>(1, kGrain / n),
+                 [&](int64_t begin, int64_t end) { rows_at(begin, end - begin); });
+  if (!need_sums) return {dx, dw, db};
+  // Long rows: a task sums a few columns over all rows. Else: blocks of rows that are worth a task, at most 64 of them,
+  // each with partial sums.
+  const int64_t block = wide ? rows : std::max({(kGrain + n - 1) / n, (rows + 63) / 64, int64_t(16)});
+  const int64_t blocks = (rows + block - 1) / block, columns = wide ? kColumns : n,
+                pieces = (n + columns - 1) / columns;
+  // So few rows at once that the sums over columns find them in L1 or L2.
+  const int64_t tile = wide ? rows : std::clamp<int64_t>(8192 / n, 4, 32);
   const int64_t width = n * (int64_t(need_weight) + int64_t(need_bias));
-  Scratch scratch(size_t(blocks * width) * sizeof(double));
-  double* partial = scratch.as<double>();
-  parallel_for(blocks, 1, [&, rows = rows, n = n](int64_t begin, int64_t end) {
+  Array partial = Array::zeros({blocks, width}, DType::f64);
+  double* dweight = need_weight ? partial.as<double>() : nullptr;
+  double* dbias = need_bias ? partial.as<double>() + (need_weight ? n : 0) : nullptr;
+  parallel_for(blocks * pieces, std::max<int64_t>(1, kGrain / (block * columns)), [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
-      int64_t first = k * block, count = std::min(block, rows - first);
-      double* own = partial + k * width;
-      if (width) std::memset(own, 0, size_t(width) * sizeof(double));
-      kernel(centered, at(in, first * n), at(g, first * n), dx ? at(*dx, first * n) : nullptr, count, n, pointer(w),
-             centered ? mean->as<double>() + first : nullptr, rstd.as<double>() + first, need_weight ? own : nullptr,
-             need_bias ? own + (need_weight ? n : 0) : nullptr);
+      int64_t last = std::min(rows, (k / pieces + 1) * block), c = k % pieces * columns, at_ = k / pieces * width + c;
+      for (int64_t r = k / pieces * block; r < last; r += tile) {
+        int64_t count = std::min(tile, last - r);
+        if (need_input && !wide) rows_at(r, count);
+        sums(at(in, r * n + c), at(g, r * n + c), count, n, std::min(columns, n - c), means(r), rstds(r),
+             dweight ? dweight + at_ : nullptr, dbias ? dbias + at_ : nullptr);
+      }
     }
   });
-  if (need_weight) dw = add_blocks(partial, blocks, width, shape, parameters);
-  if (need_bias) db = add_blocks(partial + (need_weight ? n : 0), blocks, width, shape, parameters);
+  if (need_weight) dw = add_blocks(dweight, blocks, width, shape, parameters);
+  if (need_bias) db = add_blocks(dbias, blocks, width, shape, parameters);
   return {dx, dw, db};
 }
 

@@ -210,33 +210,37 @@ FASTNN_INLINE void weight_columns(const T* x, const T* dy, int64_t rows, int64_t
 
 template <class T>
 void normalize_rows_backward(bool centered, const void* input, const void* gradient, void* output, int64_t rows,
-                             int64_t n, const void* weight, const double* mean, const double* rstd, double* dweight,
-                             double* dbias) {
-  using V = Compute<T>;
-  using S = Scalar<T>;
+                             int64_t n, const void* weight, const double* mean, const double* rstd) {
   auto* x = static_cast<const T*>(input);
   auto* dy = static_cast<const T*>(gradient);
   auto* dx = static_cast<T*>(output);
-  auto* w = static_cast<const S*>(weight);
-  // As many rows as stay in L1 or L2 until the sums over columns read them again.
-  const int64_t tile = lesser(kTileRows, greater(4, 8192 / greater(1, n)));
-  for (int64_t first = 0; first < rows; first += tile) {
-    int64_t count = lesser(tile, rows - first), c = 0;
-    const T *tx = x + first * n, *tg = dy + first * n;
+  auto* w = static_cast<const Scalar<T>*>(weight);
+  for (int64_t r = 0; r < rows; ++r)
+    row_backward<T>(centered, x + r * n, dy + r * n, dx + r * n, n, w, centered ? mean[r] : 0, rstd[r]);
+}
+
+template <class T>
+void normalize_rows_sums(const void* input, const void* gradient, int64_t rows, int64_t n, int64_t columns,
+                         const double* mean, const double* rstd, double* dweight, double* dbias) {
+  using V = Compute<T>;
+  using S = Scalar<T>;
+  auto at = [](double* p, int64_t i) { return p ? p + i : nullptr; };
+  for (int64_t first = 0; first < rows; first += kTileRows) {
+    int64_t count = lesser(kTileRows, rows - first), c = 0;
+    auto* x = static_cast<const T*>(input) + first * n;
+    auto* dy = static_cast<const T*>(gradient) + first * n;
     S m[kTileRows], scale[kTileRows], shift[kTileRows];
     for (int64_t r = 0; r < count; ++r) {
-      double exact = centered ? mean[first + r] : 0;
+      double exact = mean ? mean[first + r] : 0;
       m[r] = S(exact);
       scale[r] = S(rstd[first + r]);
       shift[r] = S((double(m[r]) - exact) * rstd[first + r]);
-      if (dx) row_backward<T>(centered, tx + r * n, tg + r * n, dx + (first + r) * n, n, w, exact, rstd[first + r]);
     }
-    if (!dweight && !dbias) continue;
-    auto at = [](double* p, int64_t i) { return p ? p + i : nullptr; };
-    for (; c + 4 * V::kLanes <= n; c += 4 * V::kLanes)
-      weight_columns<4>(tx + c, tg + c, count, n, m, scale, shift, at(dweight, c), at(dbias, c), Full());
-    for_lanes<V>(n - c, [&](int64_t i, auto lanes) {
-      weight_columns<1>(tx + c + i, tg + c + i, count, n, m, scale, shift, at(dweight, c + i), at(dbias, c + i), lanes);
+    for (; c + 4 * V::kLanes <= columns; c += 4 * V::kLanes)
+      weight_columns<4>(x + c, dy + c, count, n, m, scale, shift, at(dweight, c), at(dbias, c), Full());
+    for_lanes<V>(columns - c, [&](int64_t i, auto lanes) {
+      i += c;
+      weight_columns<1>(x + i, dy + i, count, n, m, scale, shift, at(dweight, i), at(dbias, i), lanes);
     });
   }
 }

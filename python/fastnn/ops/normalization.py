@@ -111,7 +111,7 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
         eps: at least 0. None: 2^-23, or 2^-52 for float64.
     """
     if eps is None:
-        eps = 2.0**-52 if str(getattr(input, "dtype", None)).endswith("float64") else 2.0**-23
+        eps = 2.0**-52 if input.dtype.itemsize == 8 else 2.0**-23
     return _rms_norm(input, _shape("rms_norm", normalized_shape), weight, eps)
 
 
