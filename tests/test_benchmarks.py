@@ -85,6 +85,30 @@ def test_gradients(op: str, shapes: list[tuple[int, ...]], kwargs: dict) -> None
         np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("op", "shapes", "kwargs"),
+    [
+        ("layer_norm", [(2, 3, 4), (3, 4), (3, 4)], {"normalized_shape": (3, 4)}),
+        ("rms_norm", [(3, 5), (5,)], {"normalized_shape": (5,), "eps": 1e-3}),
+        ("batch_norm", [(3, 4, 2), (4,), (4,)], {"running_mean": None, "running_var": None, "training": True}),
+        ("group_norm", [(2, 4, 3), (4,), (4,)], {"num_groups": 2}),
+    ],
+)
+def test_gradients_of_normalization(op: str, shapes: list[tuple[int, ...]], kwargs: dict) -> None:
+    rng = np.random.default_rng(0)
+    args = [rng.standard_normal(shape) for shape in shapes]
+
+    def function(*arrays: np.ndarray) -> np.ndarray:
+        return getattr(reference, op)(**dict(zip(("input", "weight", "bias"), arrays, strict=False)), **kwargs)
+
+    grad = rng.standard_normal(args[0].shape)
+    found = gradients.gradient(op)(grad, *args, **kwargs)
+    assert len(found) == len(args)
+    for index, gradient in enumerate(found):
+        expected = reference.numerical_gradient(function, args, index, grad)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
 def test_gradient_of_cross_entropy() -> None:
     rng = np.random.default_rng(0)
     logits, target = rng.standard_normal((4, 5)), rng.integers(0, 5, 4)

@@ -156,6 +156,11 @@ struct CrossEntropyRows {
   double smoothing, scale;
 };
 
+// Where one mean and one variance of a normalization are taken: `count` runs of n neighbours, `step` apart.
+struct Runs {
+  int64_t count, step, n;
+};
+
 // Elementwise arithmetic. bit_and, bit_or and bit_xor are for integers and bool, which ops/elementwise.cpp does itself.
 enum class Binary : int { add, sub, mul, div, pow, maximum, minimum, bit_and, bit_or, bit_xor };
 
