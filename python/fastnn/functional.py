@@ -47,6 +47,14 @@ from .ops.conv1d import (
 from .ops.conv2d import (
     conv2d,
 )
+from .ops.conv3d import (
+    conv3d,
+)
+from .ops.conv_transpose import (
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from .ops.cross_entropy import (
     cross_entropy,
     nll_loss,
@@ -145,6 +153,10 @@ __all__ = [
     "clamp",
     "conv1d",
     "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "cross_entropy",
     "div",
     "dropout",
