@@ -63,7 +63,7 @@ def outcome(fn: Callable[..., Any], call: Any, post: Callable[[Any], Any], layou
     leaves = [t for t in tensors(call) if t.requires_grad]
     roots = [t for t in tensors(post(out)) if t.requires_grad]
     gradients = None
-    if roots and leaves:
+    if roots and leaves and torch.is_grad_enabled():  # a view of a leaf requires a gradient also without
         generator = torch.Generator().manual_seed(1)
         seeds = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in roots]
         seeds = [in_layout(s, layout) for s in seeds]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
+from typing import Any
+
+import numpy as np
 
 
 def pair(value: int | Sequence[int], op: str, name: str) -> tuple[int, int]:
@@ -32,3 +35,8 @@ def integer(value: int, op: str, name: str) -> int:
         except TypeError:
             pass
     raise TypeError(f"{op}: {name} is {value!r} of type {type(value).__name__}; expected an int or a pair of ints")
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype of numpy or torch, such as "bfloat16"."""
+    return str(dtype)[6:] if type(dtype).__module__ == "torch" else np.dtype(dtype).name

@@ -158,7 +158,7 @@ def _extremum(name, overall, along, input, dim, keepdim):
         raise TypeError(f"{name}: input is {input!r}; expected a Tensor or a numpy array")
     if dim is None:
         return overall(input, (), keepdim)
-    if isinstance(dim, (_C.TensorBase, np.ndarray)):
+    if hasattr(dim, "__dlpack__"):  # a tensor or an array
         from .arithmetic import maximum, minimum
 
         return (maximum if name == "max" else minimum)(input, dim)
