@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
+from typing import Any
+
+import numpy as np
 
 
 def pair(value: int | Sequence[int], op: str, name: str) -> tuple[int, int]:
@@ -51,3 +54,8 @@ def sizes(value: int | Sequence[int], n: int, op: str, name: str) -> tuple[int, 
         values = tuple(integer(v, op, name) for v in value)
         return values if len(values) == n else values * n
     return (integer(value, op, name),) * n
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype of numpy or torch, such as "bfloat16"."""
+    return str(dtype)[6:] if type(dtype).__module__ == "torch" else np.dtype(dtype).name

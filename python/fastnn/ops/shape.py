@@ -75,6 +75,9 @@ def _cat_backward(ctx, grad):
     dim %= grad.ndim
     grads, begin = [None], 0
     for shape, needed in zip(shapes, ctx.needs_input_grad[1:], strict=True):
+        if shape == (0,):
+            grads.append(_C.full(shape, 0, grad.dtype) if needed else None)
+            continue
         end = begin + shape[dim]
         index = (slice(None),) * dim + (slice(begin, end),)
         grads.append(_C.basic_index(grad, index) if needed else None)
@@ -132,6 +135,8 @@ def unsqueeze(input: Tensor | np.ndarray, dim: int) -> Tensor:
 
 def cat(tensors: Sequence[Tensor | np.ndarray], dim: int = 0) -> Tensor:
     """Joins tensors of one dtype along dim; the other sizes must agree. All channels_last gives channels_last.
+
+    Tensors of shape (0,) join with any shape and add nothing, as in torch.
 
     Raises:
         ValueError: no tensors, 0-d tensors, or shapes that do not fit.

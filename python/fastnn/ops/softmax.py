@@ -11,10 +11,10 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import _C
+from ._arguments import dtype_name
 
 Array = TypeVar("Array")
 
@@ -44,7 +44,7 @@ def _prepare(op: str, input: Array, dim: int | None, stacklevel: int, dtype: DTy
         warnings.warn(f"{op}: dim is not given; pass it, since the default depends on the rank", stacklevel=stacklevel)
         dim = 0 if input.ndim in (0, 1, 3) else 1
     if dtype is not None:
-        input = _cast(input, np.dtype(dtype).name)
+        input = _cast(input, dtype_name(dtype))
     return input, dim
 
 
