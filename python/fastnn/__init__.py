@@ -76,8 +76,13 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("fastnn")
+    # These need torch, which `import fastnn` does not.
     if name == "torch":
         from importlib import import_module
 
         return import_module("fastnn.torch")
+    if name in ("swap", "swapped"):
+        from .torch import swap as module
+
+        return getattr(module, name)
     raise AttributeError(f"module 'fastnn' has no attribute {name!r}")

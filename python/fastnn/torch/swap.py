@@ -1,0 +1,436 @@
+"""fastnn.swap: makes the layers of a PyTorch model run in fastnn, in place, and says what it did."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+
+from .. import _C
+from . import functional, nn
+from .measure import Call, capture, compare_times, difference, preserved, runner
+from .report import Row, SwapReport, _type_name
+
+Pattern = str | type
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# Modules that hold others, or only change a shape: nothing in them can be faster.
+_NEUTRAL = (
+    torch.nn.Identity,
+    torch.nn.Flatten,
+    torch.nn.Unflatten,
+    torch.nn.Sequential,
+    torch.nn.ModuleList,
+    torch.nn.ModuleDict,
+    torch.nn.ParameterList,
+    torch.nn.ParameterDict,
+    torch.nn.Transformer,
+    torch.nn.TransformerEncoder,
+    torch.nn.TransformerDecoder,
+    torch.nn.TransformerEncoderLayer,
+    torch.nn.TransformerDecoderLayer,
+)
+_GAIN = 0.97  # a module is swapped if it takes at most this part of the time; less is noise
+_MODEL_FACTOR = 10  # differences of layers add up: of the default tolerances, for a whole model
+_SECONDS = 0.02  # for one pair of modules
+_SECONDS_MODEL = 0.5
+
+
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+
+def _is_dynamic(cls: type) -> bool:
+    """Whether torch made this class for one module: by a parametrization, or by FSDP's fully_shard."""
+    return cls.__name__.startswith(("Parametrized", "FSDP")) and cls.__module__.startswith("torch.")
+
+
+def _layer_of(cls: type) -> type:
+    """The layer's class under what torch put around it."""
+    while _is_dynamic(cls):
+        cls = cls.__bases__[-1]
+    return cls
+
+
+def _with_layer(cls: type, layer: type) -> type:
+    """`cls` with another layer's class at its base."""
+    if not _is_dynamic(cls):
+        return layer
+    bases = (*cls.__bases__[:-1], _with_layer(cls.__bases__[-1], layer))
+    members = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
+    return type(cls.__name__, bases, members)
+
+
+def _set_layer(module: torch.nn.Module, layer: type) -> None:
+    if _layer_of(type(module)) is not layer:
+        module.__class__ = _with_layer(type(module), layer)
+
+
+# ---- what can be swapped ---------------------------------------------------------------------------------------------
+
+
+def _obstacle(module: torch.nn.Module) -> str:
+    """Why a module cannot be swapped; "" if it can be."""
+    layer = _layer_of(type(module))
+    if layer in nn.ORIGINALS:
+        return "already swapped"
+    if layer not in nn.COUNTERPARTS:
+        if isinstance(module, torch.jit.ScriptModule):
+            return "a TorchScript module has no class that could be changed; swap the model before scripting it"
+        if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin):
+            return "not initialized yet; run the model once, then swap"
+        base = next((base for base in layer.__mro__ if base in nn.COUNTERPARTS), None)
+        if base is None:
+            return f"fastnn has no {layer.__qualname__}"
+        own = "has its own forward()" if layer.forward is not base.forward else "may differ"
+        return f"a subclass of torch.nn.{base.__name__}, which {own}; only torch's own classes are swapped"
+    if "forward" in vars(module):
+        return "its forward() was replaced on the instance"
+    for tensor in (*module._parameters.values(), *module._buffers.values()):
+        if tensor is None:
+            continue
+        if tensor.device.type not in ("cpu", "meta"):
+            return f"on {tensor.device.type}, where torch's own kernels run; fastnn has kernels for the CPU"
+        if tensor.is_floating_point() and tensor.dtype not in _DTYPES:
+            return f"{tensor.dtype} is not supported"
+    return ""
+
+
+def _is_neutral(module: torch.nn.Module) -> bool:
+    """Whether the module itself computes nothing that could be swapped."""
+    if type(module) in _NEUTRAL:
+        return True
+    known = any(base in nn.COUNTERPARTS or base in nn.ORIGINALS for base in type(module).__mro__)
+    return not known and len(module._modules) > 0 and not type(module).__module__.startswith("torch.nn.modules.")
+
+
+def _as_patterns(argument: str, value: Any) -> tuple[Pattern, ...] | None:
+    if value is None:
+        return None
+    patterns = (value,) if isinstance(value, (str, type)) else tuple(value)
+    for pattern in patterns:
+        if not isinstance(pattern, (str, type)):
+            raise TypeError(
+                f"swap: {argument} holds a {type(pattern).__name__}; expected names, patterns such as 'layer1.*', or "
+                "classes"
+            )
+    return patterns
+
+
+def _matches(name: str, module: torch.nn.Module, patterns: tuple[Pattern, ...]) -> bool:
+    return any(isinstance(module, p) if isinstance(p, type) else fnmatchcase(name, p) for p in patterns)
+
+
+class _Selection:
+    """The arguments include, exclude and filter_fn of swap."""
+
+    def __init__(self, include: Any, exclude: Any, filter_fn: Callable[[torch.nn.Module, str], bool] | None) -> None:
+        self.include = _as_patterns("include", include)
+        self.exclude = _as_patterns("exclude", exclude)
+        if filter_fn is not None and not callable(filter_fn):
+            raise TypeError(f"swap: filter_fn is a {type(filter_fn).__name__}; expected a function of (module, name)")
+        self.filter_fn = filter_fn
+
+    def refusal(self, name: str, module: torch.nn.Module) -> str:
+        if self.include is not None and not _matches(name, module, self.include):
+            return "not in include"
+        if self.exclude is not None and _matches(name, module, self.exclude):
+            return "excluded"
+        if self.filter_fn is not None and not self.filter_fn(module, name):
+            return "refused by filter_fn"
+        return ""
+
+
+# ---- swapping --------------------------------------------------------------------------------------------------------
+
+
+class Candidate:
+    """A module that can be swapped, with its row of the report."""
+
+    def __init__(self, module: torch.nn.Module, row: Row) -> None:
+        self.module, self.row = module, row
+        self.original = _layer_of(type(module))
+        self.target = nn.COUNTERPARTS[self.original]
+        self.active = False
+
+    def set(self, on: bool) -> None:
+        _set_layer(self.module, self.target if on else self.original)
+
+    def keep(self) -> None:
+        self.active = True
+        self.row.replacement = _type_name(self.target)
+        self.row.kernel = f"{nn.FUNCTIONS[self.target]} {_C.get_isa()}"
+
+    def drop(self, reason: str) -> None:
+        self.active = False
+        self.row.replacement = self.row.kernel = None
+        self.row.reason = reason
+
+    @property
+    def saved(self) -> float:
+        return (self.row.before_us or 0.0) - (self.row.after_us or 0.0)
+
+    @property
+    def is_random(self) -> bool:
+        return nn.FUNCTIONS[self.target] == "dropout" and self.module.training and self.module.p > 0
+
+
+def swap(
+    model: torch.nn.Module,
+    sample: Any = None,
+    mode: str = "training",
+    include: Pattern | Iterable[Pattern] | None = None,
+    exclude: Pattern | Iterable[Pattern] | None = None,
+    filter_fn: Callable[[torch.nn.Module, str], bool] | None = None,
+    policy: str | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    strict: bool = False,
+) -> SwapReport:
+    """Makes the layers of `model` run in fastnn, in place.
+
+    Each layer keeps its identity, parameters, buffers, hooks and state_dict; only its class changes, to the subclass of
+    the same name in fastnn.torch.nn. `report.undo()` changes it back.
+
+    Args:
+        model: any module, also a single layer.
+        sample: an input, a tuple of inputs, or a mapping of keyword arguments. The model is run on it to time and to
+            compare; gradients, buffers, modes and random numbers are then as before. Forward hooks do run.
+        mode: "training": every layer by itself, differentiable. "inference": beyond that, where no gradient is recorded
+            and the model is in eval mode, neighbours are folded into one call: conv + batch norm + residual + activation
+            + pooling, linear + residual + activation.
+        include, exclude: qualified names, patterns ("encoder.*.attention"), classes, or several of them.
+        filter_fn: filter_fn(module, name) -> whether to swap.
+        policy: "always"; "faster": only what is faster on the sample, and only if the whole model is; None: "faster"
+            with a sample, else "always".
+        rtol, atol: outputs and gradients x may differ by atol + rtol max|x|. None: 1e-4 and 1e-5 for float32, more for
+            shorter types, less for float64. What differs by more is not swapped.
+        strict: raise where something included cannot be swapped.
+
+    Returns: a SwapReport; print it.
+
+    Raises:
+        TypeError, ValueError: bad arguments; policy "faster" without a sample; with `strict`, what cannot be swapped. The
+            model is then as it was.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"swap: model is a {type(model).__name__}; expected a torch.nn.Module")
+    if mode not in ("training", "inference"):
+        raise ValueError(f"swap: mode is {mode!r}; expected 'training' or 'inference'")
+    if policy not in (None, "always", "faster"):
+        raise ValueError(f"swap: policy is {policy!r}; expected None, 'always' or 'faster'")
+    if policy == "faster" and sample is None:
+        raise ValueError("swap: policy='faster' times the model; expected a sample")
+    policy = policy or ("always" if sample is None else "faster")
+    selection = _Selection(include, exclude, filter_fn)
+
+    report = SwapReport(model, mode, policy)
+    candidates: list[Candidate] = []
+    refused: list[Row] = []
+    for name, module in model.named_modules():
+        if _is_neutral(module):
+            continue
+        row = Row(name, _type_name(_layer_of(type(module))))
+        report.rows.append(row)
+        row.reason = selection.refusal(name, module)
+        if row.reason:
+            continue
+        row.reason = _obstacle(module)
+        if row.reason:
+            refused.append(row)
+        else:
+            candidates.append(Candidate(module, row))
+    if strict and refused:
+        lines = "\n".join(f"  {row.name or '(model)'} ({row.original}): {row.reason}" for row in refused)
+        raise ValueError(f"swap: strict=True, but these modules cannot be swapped:\n{lines}\nexclude them")
+
+    _Swapping(report, candidates, rtol, atol, strict).run(None if sample is None else Call.of(sample))
+    return report
+
+
+class _Swapping:
+    def __init__(
+        self, report: SwapReport, candidates: list[Candidate], rtol: float | None, atol: float | None, strict: bool
+    ) -> None:
+        self.report, self.candidates, self.strict = report, candidates, strict
+        self.model, self.training = report.model, report.mode == "training"
+        self.tolerance = (rtol, atol)
+        self.folds: list[Any] = []
+        report._undo = self.undo
+        report._refresh = self.refresh
+
+    def undo(self) -> None:
+        for fold in self.folds:
+            fold.remove()
+        for candidate in self.candidates:
+            candidate.set(False)
+
+    def refresh(self) -> None:
+        for fold in self.folds:
+            fold.refresh()
+
+    def run(self, call: Call | None) -> None:
+        try:
+            self._run(call)
+        except BaseException:
+            self.undo()
+            raise
+
+    def _run(self, call: Call | None) -> None:
+        if call is None:
+            for candidate in self.candidates:
+                candidate.keep()
+                candidate.set(True)
+            self.report.notes.append("not timed; give a sample to keep only what is faster")
+            return
+        with preserved(self.model), torch.set_grad_enabled(self.training):
+            if not self.training:
+                self.model.eval()
+            self._measure_modules(call)
+            self._measure_model(call)
+        for candidate in self.candidates:
+            candidate.set(candidate.active)
+
+    # ---- one module at a time ----------------------------------------------------------------------------------------
+
+    def _measure_modules(self, call: Call) -> None:
+        names = {candidate.module: candidate.row.name for candidate in self.candidates}
+        calls = capture(self.model, names, call)
+        known: dict[Any, tuple[float, float, float | None, str]] = {}
+        for candidate in self.candidates:
+            row = candidate.row
+            if row.name not in calls:
+                candidate.drop("not called on the sample")
+                if self.report.policy == "always":
+                    candidate.keep()
+                continue
+            results = []
+            for module_call in calls[row.name]:
+                key = (_signature(candidate), module_call.key())
+                if key not in known:
+                    known[key] = self._measure(candidate, module_call)
+                results.append(known[key])
+            row.before_us = sum(r[0] for r in results)
+            row.after_us = sum(r[1] for r in results)
+            errors = [r[2] for r in results if r[2] is not None]
+            row.error = max(errors) if errors else None
+            self._decide(candidate, next((r[3] for r in results if r[3]), ""))
+        if self.strict:
+            wrong = [c.row for c in self.candidates if c.row.reason.startswith("differs")]
+            if wrong:
+                raise ValueError(f"swap: strict=True, but {wrong[0].name or '(model)'} {wrong[0].reason}")
+
+    def _decide(self, candidate: Candidate, problem: str) -> None:
+        row = candidate.row
+        if problem.startswith("differs"):
+            candidate.drop(problem)
+        elif self.report.policy == "always":
+            candidate.keep()
+            row.reason = problem
+        elif problem:
+            candidate.drop(problem)
+        elif row.after_us > _GAIN * row.before_us:
+            candidate.drop("not faster")
+        else:
+            candidate.keep()
+
+    def _measure(self, candidate: Candidate, call: Call) -> tuple[float, float, float | None, str]:
+        """(before, after, error, what speaks against it) of one call."""
+        module = candidate.module
+        parameters = [p for p in module.parameters() if p.requires_grad]
+
+        def run(layer: type, arguments: Call) -> Callable[[], Any]:
+            inplace = getattr(module, "inplace", False)
+            return runner(partial(layer.forward, module), arguments, parameters, self.training, inplace)
+
+        fallbacks = functional.fallbacks.copy()
+        error, problem = None, ""
+        if candidate.is_random:
+            run(candidate.target, call.copied())()
+        else:
+            ours, theirs = (run(layer, call.copied())() for layer in (candidate.target, candidate.original))
+            error, within = difference(ours, theirs, *self.tolerance)
+            if not within:
+                problem = f"differs from torch by {error:.1e}"
+        new = functional.fallbacks - fallbacks
+        if new and not problem:
+            problem = f"torch's own function runs: {next(iter(new))[1]}"
+        before, after = compare_times(run(candidate.original, call), run(candidate.target, call), _SECONDS)
+        return before, after, error, problem
+
+    # ---- the whole model ---------------------------------------------------------------------------------------------
+
+    def _set_all(self, on: bool) -> None:
+        for candidate in self.candidates:
+            if candidate.active:
+                candidate.set(on)
+
+    def _measure_model(self, call: Call) -> None:
+        report, parameters = self.report, [p for p in self.model.parameters() if p.requires_grad]
+        run = runner(self.model, call, parameters, self.training)
+
+        def with_classes(on: bool) -> Callable[[], Any]:
+            def switched() -> Any:
+                self._set_all(on)
+                return run()
+
+            return switched
+
+        while any(candidate.active for candidate in self.candidates):
+            times = compare_times(with_classes(False), with_classes(True), _SECONDS_MODEL)
+            report.before_us, report.after_us = times
+            if times[1] < times[0] or report.policy == "always":
+                break
+            active = sorted((c for c in self.candidates if c.active), key=lambda c: c.saved)
+            for candidate in active[: (len(active) + 1) // 2]:
+                candidate.set(False)
+                candidate.drop("faster by itself, but the whole model was not faster with it")
+        self._compare_model(call)
+
+    def _compare_model(self, call: Call) -> None:
+        report = self.report
+        active = [candidate for candidate in self.candidates if candidate.active]
+        if not active or any(candidate.is_random for candidate in active):
+            return
+        infer = runner(self.model, call, [], training=False)
+        state = torch.get_rng_state()
+        self._set_all(False)
+        theirs = infer()
+        torch.set_rng_state(state)
+        self._set_all(True)
+        ours = infer()
+        report.error, within = difference(ours, theirs, *self.tolerance, factor=_MODEL_FACTOR)
+        if within:
+            return
+        message = f"the whole model differs from torch by {report.error:.1e}"
+        if self.strict:
+            raise ValueError(f"swap: strict=True, but {message}")
+        for candidate in active:
+            candidate.set(False)
+            candidate.drop(message)
+        report.after_us = report.before_us
+        report.notes.append(message + "; nothing was swapped")
+
+
+def _signature(candidate: Candidate) -> Any:
+    """Equal for modules that do the same to inputs of the same shape."""
+    module = candidate.module
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    return (
+        type(module) if not hasattr(module, "parametrizations") else id(module),
+        module.extra_repr(),
+        module.training,
+        tuple(None if t is None else (t.shape, t.dtype, t.requires_grad) for t in tensors),
+    )
+
+
+@contextlib.contextmanager
+def swapped(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Iterator[SwapReport]:
+    """`with fastnn.swapped(model): ...` is swap() with undo() at the end."""
+    report = swap(model, *args, **kwargs)
+    try:
+        yield report
+    finally:
+        report.undo()
