@@ -8,6 +8,7 @@ module's own forward(). A graph is traced per pattern of arguments and compared 
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import warnings
 from collections.abc import Callable, Iterable
@@ -235,6 +236,12 @@ class FoldedForward:
         self.plans: dict[Any, Plan | None] = {}
         self.problem = ""
 
+    def default_plan(self) -> Plan:
+        """The plan for tensors as the arguments that have no default."""
+        plan = self.plan((torch.empty(0),) * len(_required(self.module)), {})
+        assert plan is not None, self.problem  # fold() has tried
+        return plan
+
     def original(self, *args: Any, **kwargs: Any) -> Any:
         return type(self.module).forward(self.module, *args, **kwargs)
 
@@ -374,25 +381,22 @@ def _fold_tree(module: torch.nn.Module, name: str, folds: list[FoldedForward], n
 
 def _try_trace(module: torch.nn.Module, leaves: set[torch.nn.Module]) -> str:
     """Traces as if called with tensors for the arguments without defaults; the reason where that fails."""
-    import inspect
-
     if isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict)):
         return "has no forward()"
     try:
-        parameters = list(inspect.signature(_layer(module).forward).parameters.values())[1:]
-    except (TypeError, ValueError):
-        return "has a forward() without a signature"
-    if any(p.kind in (p.VAR_POSITIONAL,) and not _is_sequential(module) for p in parameters):
-        return "cannot be traced: forward() takes *args"
-    required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    tensor = torch.empty(0)
-    try:
-        _, graph = _trace(module, (tensor,) * len(required), {}, leaves)
+        _, graph = _trace(module, (torch.empty(0),) * len(_required(module)), {}, leaves)
         rewrite(graph, inference=True)
     except Unsupported as error:
         return str(error)
     return ""
 
 
-def _is_sequential(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Sequential)
+def _required(module: torch.nn.Module) -> list[inspect.Parameter]:
+    """The arguments of forward() without a default."""
+    try:
+        parameters = list(inspect.signature(_layer(module).forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        raise Unsupported("has a forward() without a signature") from None
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise Unsupported("cannot be traced: forward() takes *args")
+    return [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]

@@ -48,6 +48,7 @@ class Rewritten:
     pieces: list[Piece] = field(default_factory=list)
     alias: dict[Node, Node] = field(default_factory=dict)  # erased node -> the one that has its value
     folded: list[FoldedWeights] = field(default_factory=list)
+    modules: dict[int, str] = field(default_factory=dict)  # position of a call -> name of the module that makes it
 
     def current(self, node: Node) -> Node:
         while node in self.alias:
@@ -179,29 +180,29 @@ def rewrite(graph: Graph, inference: bool, refused: Iterable[int] = ()) -> Rewri
 
     Args:
         inference: nothing is differentiated: batch norms may be folded into weights.
-        refused: keys of pieces that stay torch's.
+        refused: positions of calls that stay torch's.
 
     Raises: Unsupported, with the graph unchanged, for changes in place that fusing could reorder.
     """
     calls = {node: _read(node) for node in graph.nodes}
     order = {node: i for i, node in enumerate(graph.nodes)}
     _check_inplace(order, calls)
-    refused = set(refused)
-    result = Rewritten()
-    known = {node: call for node, (call, _) in calls.items() if call is not None}
+    refused = frozenset(refused)
+    result = Rewritten(modules={i: str(node.meta.get("module", "")) for node, i in order.items()})
+    kept = {node for node in order if order[node] in refused}
+    known = {node: call for node, (call, _) in calls.items() if call is not None and node not in kept}
     _make_out_of_place(graph, order, calls)
     _drop_dropouts(graph, known, result)
     done: set[Node] = set()
     for node in list(graph.nodes):
-        if node not in known or node in done or order[node] in refused:
+        if node not in known or node in done:
             continue
         call = known[node]
+        chain = _Chain(node, kept)
         if call.name == "conv2d":
-            chain = _conv_chain(node, known, inference)
+            _extend_convolution(chain, known, inference)
         elif call.name == "linear":
-            chain = _Chain(node).extend(known)
-        else:
-            chain = _Chain(node)
+            chain.extend(known)
         done.update(chain.nodes)
         _replace(graph, chain, call, known, order, result)
     return result
@@ -212,6 +213,8 @@ def _check_inplace(order: dict[Node, int], calls: dict[Node, tuple[_Call | None,
         call, inplace = calls[node]
         if not (inplace or _changes_first(node)):
             continue
+        if _is_counter(node):
+            continue
         if not (inplace or _is_add(node)):
             raise Unsupported(f"{getattr(node.target, '__name__', node.target)} changes a tensor in place")
         target = call["input"] if call is not None else node.args[0]
@@ -220,6 +223,17 @@ def _check_inplace(order: dict[Node, int], calls: dict[Node, tuple[_Call | None,
         for user in target.users:
             if order[user] < order[node] and not _is_new(user, calls):
                 raise Unsupported(f"{node.name} changes a tensor in place of which {user.name} may be a view")
+
+
+def _is_counter(node: Node) -> bool:
+    """Whether the node changes an input of the graph that nothing else reads, such as a norm's count of batches."""
+    target = node.args[0] if node.args else None
+    return (
+        isinstance(target, Node)
+        and target.op in ("placeholder", "get_attr")
+        and all(user is node or user.op == "output" for user in target.users)
+        and all(user.op == "output" for user in node.users)
+    )
 
 
 def _is_new(node: Node, calls: dict[Node, tuple[_Call | None, bool]]) -> bool:
@@ -236,7 +250,7 @@ def _make_out_of_place(graph: Graph, order: dict[Node, int], calls: dict[Node, t
         call, inplace = calls[node]
         if inplace and call is not None:
             target = call["input"]
-        elif _is_add(node) and _changes_first(node):
+        elif _is_add(node) and _changes_first(node) and not _is_counter(node):
             target = node.args[0]
         else:
             continue
@@ -270,8 +284,9 @@ def _alias(graph: Graph, node: Node, value: Node, known: dict[Node, _Call], resu
 class _Chain:
     """Nodes that run as one call, each the only reader of the one before."""
 
-    def __init__(self, head: Node) -> None:
+    def __init__(self, head: Node, kept: set[Node]) -> None:
         self.nodes = [head]
+        self.kept = kept  # nodes that it may not take
         self.norm: Node | None = None
         self.residual: Node | None = None
         self.activation: str | None = None
@@ -283,9 +298,9 @@ class _Chain:
 
     def reader(self) -> Node | None:
         users = list(self.last.users)
-        return users[0] if len(users) == 1 else None
+        return users[0] if len(users) == 1 and users[0] not in self.kept else None
 
-    def extend(self, known: dict[Node, _Call]) -> _Chain:
+    def extend(self, known: dict[Node, _Call]) -> None:
         """Takes a residual and an activation."""
         reader = self.reader()
         if reader is not None and _is_add(reader):
@@ -299,7 +314,6 @@ class _Chain:
         if name is not None:
             self.nodes.append(reader)
             self.activation = name
-        return self
 
 
 def _activation(call: _Call | None, input: Node) -> str | None:
@@ -310,10 +324,9 @@ def _activation(call: _Call | None, input: Node) -> str | None:
     return call.name if call.name in EPILOGUES else None
 
 
-def _conv_chain(head: Node, known: dict[Node, _Call], inference: bool) -> _Chain:
-    chain = _Chain(head)
+def _extend_convolution(chain: _Chain, known: dict[Node, _Call], inference: bool) -> None:
     reader = chain.reader()
-    norm = reader if inference and reader is not None and _is_frozen_norm(reader, head) else None
+    norm = reader if inference and reader is not None and _is_frozen_norm(reader, chain.last) else None
     if norm is not None:
         chain.nodes.append(norm)
         chain.norm = norm
@@ -328,7 +341,6 @@ def _conv_chain(head: Node, known: dict[Node, _Call], inference: bool) -> _Chain
                 if _activation(known.get(reader), chain.last) == "relu":  # relu after the maximum is the same
                     chain.nodes.append(reader)
                     chain.activation = "relu"
-    return chain
 
 
 _BATCH_NORM = inspect.signature(_torch_F.batch_norm)

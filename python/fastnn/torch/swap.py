@@ -12,7 +12,9 @@ import torch
 
 from .. import _C
 from . import functional, nn
+from .fold import FoldedForward, fold
 from .measure import Call, capture, compare_times, difference, preserved, runner
+from .pieces import measure_pieces
 from .report import Row, SwapReport, _type_name
 
 Pattern = str | type
@@ -246,30 +248,36 @@ def swap(
         lines = "\n".join(f"  {row.name or '(model)'} ({row.original}): {row.reason}" for row in refused)
         raise ValueError(f"swap: strict=True, but these modules cannot be swapped:\n{lines}\nexclude them")
 
-    _Swapping(report, candidates, rtol, atol, strict).run(None if sample is None else Call.of(sample))
+    _Swapping(report, candidates, selection, rtol, atol, strict).run(None if sample is None else Call.of(sample))
     return report
 
 
 class _Swapping:
     def __init__(
-        self, report: SwapReport, candidates: list[Candidate], rtol: float | None, atol: float | None, strict: bool
+        self,
+        report: SwapReport,
+        candidates: list[Candidate],
+        selection: _Selection,
+        rtol: float | None,
+        atol: float | None,
+        strict: bool,
     ) -> None:
-        self.report, self.candidates, self.strict = report, candidates, strict
+        self.report, self.candidates, self.selection, self.strict = report, candidates, selection, strict
         self.model, self.training = report.model, report.mode == "training"
         self.tolerance = (rtol, atol)
-        self.folds: list[Any] = []
+        self.folds: list[FoldedForward] = []
         report._undo = self.undo
         report._refresh = self.refresh
 
     def undo(self) -> None:
-        for fold in self.folds:
-            fold.remove()
+        for folded in self.folds:
+            folded.remove()
         for candidate in self.candidates:
             candidate.set(False)
 
     def refresh(self) -> None:
-        for fold in self.folds:
-            fold.refresh()
+        for folded in self.folds:
+            folded.refresh()
 
     def run(self, call: Call | None) -> None:
         try:
@@ -284,14 +292,23 @@ class _Swapping:
                 candidate.keep()
                 candidate.set(True)
             self.report.notes.append("not timed; give a sample to keep only what is faster")
+            if not self.training:
+                with preserved(self.model):
+                    self.model.eval()
+                    self._fold()
+                self._add_pieces({})
+                for folded in self.folds:
+                    folded.install()
             return
         with preserved(self.model), torch.set_grad_enabled(self.training):
             if not self.training:
                 self.model.eval()
             self._measure_modules(call)
+            if not self.training:
+                self._fold()
+                self._measure_folds(call)
             self._measure_model(call)
-        for candidate in self.candidates:
-            candidate.set(candidate.active)
+        self._set_all(True)
 
     # ---- one module at a time ----------------------------------------------------------------------------------------
 
@@ -360,12 +377,84 @@ class _Swapping:
         before, after = compare_times(run(candidate.original, call), run(candidate.target, call), _SECONDS)
         return before, after, error, problem
 
+    # ---- folding -----------------------------------------------------------------------------------------------------
+
+    def _fold(self) -> None:
+        self.folds, notes = fold(self.model)
+        self.report.notes += notes
+        self.names = {module: name for name, module in self.model.named_modules()}
+        self.modules = {name: module for module, name in self.names.items()}
+        for folded in self.folds:
+            where = folded.default_plan().rewritten.modules
+            folded.refuse(key for key, name in where.items() if self._is_refused(*self._names(folded, [name])))
+
+    def _names(self, folded: FoldedForward, inner: list[str]) -> list[str]:
+        """Qualified names in the model of names in a folded module."""
+        prefix = self.names[folded.module]
+        return [".".join(filter(None, (prefix, name))) for name in inner]
+
+    def _is_refused(self, name: str) -> bool:
+        module = self.modules[name]
+        device = next((p.device.type for p in module.parameters()), "cpu")
+        return device != "cpu" or bool(self.selection.refusal(name, module))
+
+    def _measure_folds(self, call: Call) -> None:
+        calls = capture(self.model, {f.module: self.names[f.module] for f in self.folds}, call)
+        measured = {}
+        for folded in self.folds:
+            results = [
+                m
+                for module_call in calls.get(self.names[folded.module], ())[:1]
+                for m in measure_pieces(folded, module_call, *self.tolerance, _SECONDS)
+            ]
+            measured.update({(folded, m.piece.key): m for m in results})
+            faster = self.report.policy == "faster"
+            folded.refuse(
+                m.piece.key
+                for m in results
+                if m.problem.startswith("differs") or (faster and (m.problem or m.after_us > _GAIN * m.before_us))
+            )
+        self.folds = [f for f in self.folds if f.default_plan().pieces and self.names[f.module] in calls]
+        self._add_pieces(measured)
+
+    def _add_pieces(self, measured: dict[Any, Any]) -> None:
+        """Rows of what runs as one call of several, or is called as a function."""
+        rows = {row.name: row for row in self.report.rows}
+        for folded in self.folds:
+            for piece in folded.default_plan().pieces:
+                names = self._names(folded, piece.modules)
+                if len(names) == 1 and names[0] in rows:
+                    continue
+                parts = [n if n in rows else f"{n or '(model)'}: {call[1].__name__}" for n, call in zip(names, piece.before)]
+                row = Row(" + ".join(parts), " + ".join(_function_name(call[1]) for call in piece.before))
+                row.replacement = f"fastnn.functional.{piece.function}" + (" (folded)" if len(names) > 1 else "")
+                row.kernel = f"{piece.function} {_C.get_isa()}"
+                m = measured.get((folded, piece.key))
+                if m is not None:
+                    row.before_us, row.after_us, row.error = m.before_us, m.after_us, m.error
+                self.report.rows.append(row)
+                if len(names) > 1:
+                    for name in set(names) & rows.keys():
+                        rows[name].reason = f"runs in: {row.name}"
+
     # ---- the whole model ---------------------------------------------------------------------------------------------
 
     def _set_all(self, on: bool) -> None:
         for candidate in self.candidates:
             if candidate.active:
                 candidate.set(on)
+        for folded in self.folds:
+            folded.install() if on else folded.remove()
+
+    def _drop_folds(self, reason: str) -> None:
+        for folded in self.folds:
+            folded.remove()
+        self.folds.clear()
+        self.report.rows = [row for row in self.report.rows if not (row.replacement or "").startswith("fastnn.functional")]
+        for row in self.report.rows:
+            if row.reason.startswith("runs in: "):
+                row.reason = ""
+        self.report.notes.append(f"nothing was folded: {reason}")
 
     def _measure_model(self, call: Call) -> None:
         report, parameters = self.report, [p for p in self.model.parameters() if p.requires_grad]
@@ -378,11 +467,14 @@ class _Swapping:
 
             return switched
 
-        while any(candidate.active for candidate in self.candidates):
+        while self.folds or any(candidate.active for candidate in self.candidates):
             times = compare_times(with_classes(False), with_classes(True), _SECONDS_MODEL)
             report.before_us, report.after_us = times
             if times[1] < times[0] or report.policy == "always":
                 break
+            if self.folds:
+                self._drop_folds("the model was not faster")
+                continue
             active = sorted((c for c in self.candidates if c.active), key=lambda c: c.saved)
             for candidate in active[: (len(active) + 1) // 2]:
                 candidate.set(False)
@@ -392,7 +484,7 @@ class _Swapping:
     def _compare_model(self, call: Call) -> None:
         report = self.report
         active = [candidate for candidate in self.candidates if candidate.active]
-        if not active or any(candidate.is_random for candidate in active):
+        if not (active or self.folds) or any(candidate.is_random for candidate in active):
             return
         infer = runner(self.model, call, [], training=False)
         state = torch.get_rng_state()
@@ -410,8 +502,14 @@ class _Swapping:
         for candidate in active:
             candidate.set(False)
             candidate.drop(message)
+        if self.folds:
+            self._drop_folds(message)
         report.after_us = report.before_us
         report.notes.append(message + "; nothing was swapped")
+
+
+def _function_name(function: Any) -> str:
+    return getattr(function, "__name__", str(function))
 
 
 def _signature(candidate: Candidate) -> Any:
