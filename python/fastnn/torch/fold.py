@@ -352,8 +352,10 @@ def fold(model: torch.nn.Module) -> tuple[list[FoldedForward], list[str]]:
 
 def _fold_tree(module: torch.nn.Module, name: str, folds: list[FoldedForward], notes: list[str]) -> bool:
     """Whether the module, or everything in it, could be traced."""
-    if not module._modules or type(module).__module__.startswith("torch.nn.modules.") and (
-        type(module) is not torch.nn.Sequential
+    if (
+        not module._modules
+        or type(module).__module__.startswith("torch.nn.modules.")
+        and (type(module) is not torch.nn.Sequential)
     ):
         return True
     if "forward" in vars(module):

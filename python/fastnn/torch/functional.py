@@ -66,7 +66,9 @@ def conv2d_fused(
         if pool and input.ndim == 4:
             stride, dilation = pair(stride, "conv2d", "stride"), pair(dilation, "conv2d", "dilation")
             return _conv2d_max_pool(input, weight, bias, stride, padding, dilation, groups, activation or "none")
-        y = _ours.conv2d(input, weight, bias, stride, padding, dilation, groups, activation=activation, residual=residual)
+        y = _ours.conv2d(
+            input, weight, bias, stride, padding, dilation, groups, activation=activation, residual=residual
+        )
         return max_pool2d(y, 2) if pool else y
     except (NotImplementedError, ValueError, TypeError) as error:
         note_fallback("conv2d", error)

@@ -70,7 +70,9 @@ def _leaf(tensor: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def preserved(model: torch.nn.Module) -> Iterator[None]:
     """Restores buffers, modes and gradients of the model and the state of all random numbers."""
-    buffers = [(m._buffers, key, b, b.clone()) for m in model.modules() for key, b in m._buffers.items() if b is not None]
+    buffers = [
+        (m._buffers, key, b, b.clone()) for m in model.modules() for key, b in m._buffers.items() if b is not None
+    ]
     training = [(m, m.training) for m in model.modules()]
     grads = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

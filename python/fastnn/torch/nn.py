@@ -161,9 +161,7 @@ _LAYERS: dict[str, tuple[str, Callable[..., Any]]] = {
     ),
     "BCELoss": (
         "binary_cross_entropy",
-        lambda self, input, target: F.binary_cross_entropy(
-            input, target, weight=self.weight, reduction=self.reduction
-        ),
+        lambda self, input, target: F.binary_cross_entropy(input, target, weight=self.weight, reduction=self.reduction),
     ),
     "BCEWithLogitsLoss": (
         "binary_cross_entropy_with_logits",

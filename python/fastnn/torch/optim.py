@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,21 +19,22 @@ from .. import _C
 
 Tensor = torch.Tensor
 Group = dict[str, Any]
-_DTYPES = (torch.float32, torch.float64)
 
 
-def _ours(tensors: Sequence[Tensor]) -> list[Any]:
-    """fastnn Tensors on the same memory."""
-    return [_C.from_dlpack(tensor.detach()) for tensor in tensors]
+def _sgd_step(count: int, fresh: tuple[int, ...], momentum: float, options: tuple[Any, ...], *tensors: Any) -> None:
+    lr, *rest = options
+    params, grads, buffers = (tensors[i : i + count] for i in (0, count, 2 * count))
+    _C.sgd_step(params, grads, buffers, fresh, lr, momentum, *rest)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and tensor.dtype in _DTYPES
-        and tensor.device.type == "cpu"
-    )
+def _adam_step(count: int, options: tuple[Any, ...], *tensors: Any) -> None:
+    params, grads, steps, m, v, u = (tensors[i * count : (i + 1) * count] for i in range(6))
+    _C.adam_step(params, grads, m, v, u, steps, *options)
+
+
+# Op.torch_run hands torch's tensors to a function as fastnn Tensors on the same memory.
+_sgd = _C.Op("sgd_step", _sgd_step, None, None).torch_run
+_adam = _C.Op("adam_step", _adam_step, None, None).torch_run
 
 
 class _Step:
@@ -51,50 +52,44 @@ class _Step:
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = self.param_groups
-        for group in groups:
+        for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            obstacle = self._obstacle(group, params)
-            if not obstacle:
-                with torch.no_grad():
-                    self._update(group, params, [p.grad for p in params])
-                torch.autograd.graph.increment_version(params)  # autograd and folded weights look at it
-                continue
-            if obstacle not in self.__dict__.setdefault("_warned", set()):
-                self._warned.add(obstacle)
-                warnings.warn(f"{type(self).__name__}: torch's own step runs: {obstacle}", stacklevel=3)
-            try:
-                self.param_groups = [group]
-                with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
-                    self._torch_step()
-            finally:
-                self.param_groups = groups
+            obstacle = self._obstacle(group)
+            if not obstacle and params:
+                try:
+                    with torch.no_grad():
+                        self._update(group, params, [p.grad for p in params])
+                except (NotImplementedError, TypeError, ValueError) as error:  # raised before anything is written
+                    obstacle = str(error)
+                else:
+                    torch.autograd.graph.increment_version(params)  # autograd and folded weights look at it
+            if obstacle:
+                self._run_torch(group, obstacle)
         return loss
 
-    def _obstacle(self: Any, group: Group, params: list[Tensor]) -> str:
-        """Why the native call does not take these parameters; "" if it does."""
+    def _obstacle(self: Any, group: Group) -> str:
+        """Which option the native call does not take; "" if it takes them all."""
         for option in ("lr", "weight_decay", "betas"):
-            values = group.get(option, 0.0)
-            if any(isinstance(v, Tensor) for v in (values if isinstance(values, tuple) else (values,))):
+            value = group.get(option, 0.0)
+            if isinstance(value, Tensor) or (type(value) is tuple and any(isinstance(v, Tensor) for v in value)):
                 return f"{option} is a tensor"
         if group["differentiable"]:
             return "differentiable=True"
         if getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None:
             return "a GradScaler scales inside of the step"
-        for p in params:
-            for what, tensor in (("parameter", p), ("gradient", p.grad)):
-                if not _is_plain(tensor):
-                    return f"a {what} is a {type(tensor).__name__}, {tensor.dtype}, {tensor.layout}, {tensor.device}"
-            if p.grad.dtype != p.dtype:
-                return f"a parameter is {p.dtype} and its gradient {p.grad.dtype}"
-            for name, tensor in self.state.get(p, {}).items():
-                if isinstance(tensor, Tensor) and not (_is_plain(tensor) and (tensor.ndim == 0 or _fits(tensor, p))):
-                    return f"state {name!r} differs in layout or dtype from its parameter"
         return ""
 
-
-def _fits(state: Tensor, parameter: Tensor) -> bool:
-    return state.dtype == parameter.dtype and state.shape == parameter.shape and state.stride() == parameter.stride()
+    def _run_torch(self: Any, group: Group, reason: str) -> None:
+        if reason not in self.__dict__.setdefault("_warned", set()):
+            self._warned.add(reason)
+            warnings.warn(f"{type(self).__name__}: torch's own step runs: {reason}", stacklevel=5)
+        groups = self.param_groups
+        try:
+            self.param_groups = [group]
+            with torch.set_grad_enabled(bool(group["differentiable"])):
+                self._torch_step()
+        finally:
+            self.param_groups = groups
 
 
 class SGD(_Step, torch.optim.SGD):
@@ -103,26 +98,19 @@ class SGD(_Step, torch.optim.SGD):
     _torch_step = inspect.unwrap(torch.optim.SGD.step)
 
     def _update(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
-        momentum, buffers, fresh = group["momentum"], [], []
+        momentum, buffers, new = group["momentum"], [], {}
         if momentum:
             for i, p in enumerate(params):
                 buffer = self.state[p].get("momentum_buffer")
                 if buffer is None:
-                    buffer = self.state[p]["momentum_buffer"] = torch.empty_like(p)
-                    fresh.append(i)
+                    buffer = new[i] = torch.empty_like(p)
+                elif buffer.stride() != p.stride():  # torch gives it the gradient's layout
+                    buffer = self.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(buffer)
                 buffers.append(buffer)
-        _C.sgd_step(
-            _ours(params),
-            _ours(grads),
-            _ours(buffers),
-            fresh,
-            group["lr"],
-            momentum,
-            group["dampening"],
-            group["weight_decay"],
-            group["nesterov"],
-            group["maximize"],
-        )
+        options = tuple(group[name] for name in ("lr", "dampening", "weight_decay", "nesterov", "maximize"))
+        _sgd(len(params), tuple(new), momentum, options, *params, *grads, *buffers)
+        for i, buffer in new.items():
+            self.state[params[i]]["momentum_buffer"] = buffer
 
 
 class Adam(_Step, torch.optim.Adam):
@@ -139,23 +127,10 @@ class Adam(_Step, torch.optim.Adam):
                 if name not in self.state[p]:
                     self.state[p][name] = torch.zeros_like(p)
         states = [self.state[p] for p in params]
-        moments = [_ours([s[name] for s in states]) for name in names]
-        beta1, beta2 = group["betas"]
-        _C.adam_step(
-            _ours(params),
-            _ours(grads),
-            moments[0],
-            moments[1],
-            moments[2] if group["amsgrad"] else (),
-            _ours([s["step"] for s in states]),
-            group["lr"],
-            beta1,
-            beta2,
-            group["eps"],
-            group["weight_decay"],
-            group["decoupled_weight_decay"],
-            group["maximize"],
-        )
+        options = (group["lr"], *group["betas"])
+        options += tuple(group[name] for name in ("eps", "weight_decay", "decoupled_weight_decay", "maximize"))
+        steps = [s["step"] for s in states]
+        _adam(len(params), options, *params, *grads, *steps, *(s[name] for name in names for s in states))
 
 
 class AdamW(Adam, torch.optim.AdamW):

@@ -394,9 +394,7 @@ def _replace(
             if call.name == "conv2d":
                 geometry = tuple(a[key] for key in ("stride", "padding", "dilation", "groups"))
                 epilogue |= {"pool": True} if chain.pool else {}
-                new = graph.call_function(
-                    functional.conv2d_fused, (a["input"], weight, bias, *geometry), epilogue
-                )
+                new = graph.call_function(functional.conv2d_fused, (a["input"], weight, bias, *geometry), epilogue)
             else:
                 new = graph.call_function(functional.linear_fused, (a["input"], weight, bias), epilogue)
     last = chain.last
@@ -476,7 +474,9 @@ def _fold(weight: Any, bias: Any, mean: Any, var: Any, gamma: Any, beta: Any, ep
     if beta is not None:
         shift = shift + beta.double()
     folded = weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))
-    layout = torch.channels_last if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) else None
+    layout = (
+        torch.channels_last if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) else None
+    )
     folded = folded.to(weight.dtype)
     folded = folded.contiguous() if layout is None else folded.contiguous(memory_format=layout)
     return folded, shift.to(weight.dtype)

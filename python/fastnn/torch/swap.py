@@ -425,7 +425,9 @@ class _Swapping:
                 names = self._names(folded, piece.modules)
                 if len(names) == 1 and names[0] in rows:
                     continue
-                parts = [n if n in rows else f"{n or '(model)'}: {call[1].__name__}" for n, call in zip(names, piece.before)]
+                parts = [
+                    n if n in rows else f"{n or '(model)'}: {call[1].__name__}" for n, call in zip(names, piece.before)
+                ]
                 row = Row(" + ".join(parts), " + ".join(_function_name(call[1]) for call in piece.before))
                 row.replacement = f"fastnn.functional.{piece.function}" + (" (folded)" if len(names) > 1 else "")
                 row.kernel = f"{piece.function} {_C.get_isa()}"
@@ -450,7 +452,9 @@ class _Swapping:
         for folded in self.folds:
             folded.remove()
         self.folds.clear()
-        self.report.rows = [row for row in self.report.rows if not (row.replacement or "").startswith("fastnn.functional")]
+        self.report.rows = [
+            row for row in self.report.rows if not (row.replacement or "").startswith("fastnn.functional")
+        ]
         for row in self.report.rows:
             if row.reason.startswith("runs in: "):
                 row.reason = ""
