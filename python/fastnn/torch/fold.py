@@ -2,7 +2,8 @@
 
 A module gets a `forward` of its own on the instance; class, parameters and state_dict stay. It runs the folded graph
 where that is right: in eval mode, with nothing to differentiate, and without hooks on the modules inside; else the
-module's own forward(). A graph is traced per pattern of arguments and compared with the own forward() at its first call.
+module's own forward(). A graph is traced per pattern of arguments and compared with the own forward() at its first
+call.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """torch.optim's SGD, Adam and AdamW, each step one native call per parameter group.
 
 Arguments, param_groups, state and state_dict are torch's, so that a checkpoint goes from one to the other. Groups that
-the call does not take run torch's own step, with a warning that says why: parameters or gradients that are sparse, not on
-the CPU, tensor subclasses, or of another dtype than float32 and float64 (torch keeps the state of shorter types in
-that type), a learning rate or betas in a tensor, differentiable=True, a GradScaler with fused=True.
+the call does not take run torch's own step, with a warning that says why: parameters or gradients that are sparse, not
+on the CPU, tensor subclasses, or of another dtype than float32 and float64 (torch keeps the state of shorter types in
+that type, fastnn in float32); a learning rate or betas in a tensor, differentiable=True, a GradScaler with fused=True.
 """
 
 from __future__ import annotations
@@ -98,19 +98,22 @@ class SGD(_Step, torch.optim.SGD):
     _torch_step = inspect.unwrap(torch.optim.SGD.step)
 
     def _update(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
-        momentum, buffers, new = group["momentum"], [], {}
+        momentum, buffers, fresh, made = group["momentum"], [], [], []
         if momentum:
             for i, p in enumerate(params):
                 buffer = self.state[p].get("momentum_buffer")
                 if buffer is None:
-                    buffer = new[i] = torch.empty_like(p)
+                    buffer = torch.empty_like(p)
+                    fresh.append(i)
+                    made.append((p, buffer))
                 elif buffer.stride() != p.stride():  # torch gives it the gradient's layout
-                    buffer = self.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(buffer)
+                    buffer = torch.empty_like(p).copy_(buffer)
+                    made.append((p, buffer))
                 buffers.append(buffer)
         options = tuple(group[name] for name in ("lr", "dampening", "weight_decay", "nesterov", "maximize"))
-        _sgd(len(params), tuple(new), momentum, options, *params, *grads, *buffers)
-        for i, buffer in new.items():
-            self.state[params[i]]["momentum_buffer"] = buffer
+        _sgd(len(params), tuple(fresh), momentum, options, *params, *grads, *buffers)
+        for p, buffer in made:
+            self.state[p]["momentum_buffer"] = buffer
 
 
 class Adam(_Step, torch.optim.Adam):
