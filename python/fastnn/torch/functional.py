@@ -69,7 +69,7 @@ def conv2d_fused(
         y = _ours.conv2d(
             input, weight, bias, stride, padding, dilation, groups, activation=activation, residual=residual
         )
-        return max_pool2d(y, 2) if pool else y
+        return _ours.max_pool2d(y, 2) if pool else y
     except (NotImplementedError, ValueError, TypeError) as error:
         note_fallback("conv2d", error)
     y = _epilogue(_theirs.conv2d(input, weight, bias, stride, padding, dilation, groups), activation, residual)

@@ -104,7 +104,10 @@ class SwapReport:
         numeric = range(4, 8)
         lines = []
         for line in cells:
-            parts = [cell.rjust(w) if i in numeric else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths))]
+            parts = [
+                cell.rjust(w) if i in numeric else cell.ljust(w)
+                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            ]
             lines.append("  ".join(parts).rstrip())
         lines.insert(1, "  ".join("-" * w for w in widths).rstrip())
         return "\n".join([*lines, self.summary(), *(f"note: {note}" for note in self.notes)])
@@ -112,7 +115,7 @@ class SwapReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
         return {
-            "model": _type_name(type(self.model)),
+            "model": type_name(type(self.model)),
             **{name: getattr(self, name) for name in ("mode", "policy", "before_us", "after_us", "error", "notes")},
             "rows": [asdict(row) | {"ratio": row.ratio} for row in self.rows],
         }
@@ -178,7 +181,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _type_name(cls: type) -> str:
+def type_name(cls: type) -> str:
     """torch.nn.Conv2d rather than torch.nn.modules.conv.Conv2d."""
     module = "torch.nn" if cls.__module__.startswith("torch.nn.modules.") else cls.__module__
     return f"{module}.{cls.__qualname__}"
