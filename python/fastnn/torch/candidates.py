@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -74,7 +74,7 @@ def obstacle(module: torch.nn.Module) -> str:
             return "not initialized yet; run the model once, then swap"
         base = next((base for base in layer.__mro__ if base in nn.COUNTERPARTS), None)
         if base is None:
-            return f"fastnn has no {layer.__qualname__}"
+            return f"fastnn has no {layer.__name__}"
         own = "has its own forward()" if layer.forward is not base.forward else "may differ"
         return f"a subclass of torch.nn.{base.__name__}, which {own}; only torch's own classes are swapped"
     if "forward" in vars(module):
@@ -100,7 +100,7 @@ def is_neutral(module: torch.nn.Module) -> bool:
 def _as_patterns(argument: str, value: Any) -> tuple[Pattern, ...] | None:
     if value is None:
         return None
-    patterns = (value,) if isinstance(value, (str, type)) else tuple(value)
+    patterns = tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, type)) else (value,)
     for pattern in patterns:
         if not isinstance(pattern, (str, type)):
             raise TypeError(
@@ -153,6 +153,8 @@ class Candidate:
         self.active = True
         self.row.replacement = type_name(self.target)
         self.row.kernel = f"{nn.FUNCTIONS[self.target]} {_C.get_isa()}"
+        if getattr(self.module, "inplace", False):
+            self.row.reason = "inplace=True: torch's own kernel where a gradient is recorded"
 
     def drop(self, reason: str) -> None:
         self.active = False

@@ -27,6 +27,7 @@ from .rewrite import Piece, Rewritten, Unsupported, rewrite
 _CONSTANTS = (type(None), bool, int, float, str)
 _BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
 _THROUGH = (torch.nn.Sequential, torch.nn.Identity, torch.nn.Flatten)
+_CONTAINERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
 _training = operator.attrgetter("training")
 _requires_grad = operator.attrgetter("requires_grad")
 
@@ -162,7 +163,7 @@ def _trace(
         with torch.no_grad():
             graph = tracer.run(module, args, kwargs)
     except Exception as error:  # whatever a forward() does with a value that it does not have
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
         raise Unsupported(f"cannot be traced: {reason}") from None
     finally:
         changed = [m for m, before in attributes if not _same(vars(m), before)]
@@ -353,11 +354,8 @@ def fold(model: torch.nn.Module) -> tuple[list[FoldedForward], list[str]]:
 
 def _fold_tree(module: torch.nn.Module, name: str, folds: list[FoldedForward], notes: list[str]) -> bool:
     """Whether the module, or everything in it, could be traced."""
-    if (
-        not module._modules
-        or type(module).__module__.startswith("torch.nn.modules.")
-        and (type(module) is not torch.nn.Sequential)
-    ):
+    own = type(module).__module__.startswith("torch.nn.modules.") and not isinstance(module, _CONTAINERS)
+    if own or not module._modules:
         return True
     if "forward" in vars(module):
         notes.append(f"{name or 'the model'} has a forward() of its own on the instance; it is left alone")
@@ -376,7 +374,7 @@ def _fold_tree(module: torch.nn.Module, name: str, folds: list[FoldedForward], n
         folds.append(FoldedForward(module, leaves))
         folds.extend(fold for fold in inner if any(fold.module in leaf.modules() for leaf in leaves))
         return False
-    if not isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict)):
+    if not isinstance(module, _CONTAINERS[1:]):
         notes.append(f"{name or 'the model'} ({type(module).__name__}) {problem}; folded module by module")
     folds.extend(inner)
     return False
@@ -384,7 +382,7 @@ def _fold_tree(module: torch.nn.Module, name: str, folds: list[FoldedForward], n
 
 def _try_trace(module: torch.nn.Module, leaves: set[torch.nn.Module]) -> str:
     """Traces as if called with tensors for the arguments without defaults; the reason where that fails."""
-    if isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict)):
+    if isinstance(module, _CONTAINERS[1:]):
         return "has no forward()"
     try:
         _, graph = _trace(module, (torch.empty(0),) * len(_required(module)), {}, leaves)

@@ -176,8 +176,21 @@ _LAYERS: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 
 
+def _unless_in_place(base: type, compute: Callable[..., Any]) -> Callable[..., Any]:
+    """What changes its input while a gradient is recorded is torch's: its kernels do it without a copy."""
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        if self.inplace and input.requires_grad and torch.is_grad_enabled():
+            return base.forward(self, input)
+        return compute(self, input)
+
+    return forward
+
+
 def _layer(name: str, function: str, forward: Callable[..., Any]) -> type[torch.nn.Module]:
     base = getattr(torch.nn, name)
+    if "inplace" in base.__init__.__annotations__:
+        forward = _unless_in_place(base, forward)
     # Each class needs a function of its own for its name in tracebacks and profiles.
     own = type(forward)(forward.__code__, forward.__globals__, "forward", forward.__defaults__, forward.__closure__)
     own.__qualname__ = f"{name}.forward"
