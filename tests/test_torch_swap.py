@@ -4,25 +4,31 @@ import copy
 import io
 import json
 import pickle
+from functools import partial
 
 import fastnn
 import pytest
 
 torch = pytest.importorskip("torch")
-from fastnn.torch import functional  # noqa: E402
+from fastnn.torch import functional, pieces  # noqa: E402
 from fastnn.torch import nn as fnn  # noqa: E402
 from fastnn.torch import swap as swap_module  # noqa: E402
 from torch import nn  # noqa: E402
 from torch_models import MODELS, make  # noqa: E402
 
-ALWAYS = {"policy": "always"}
-
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    """Timing is not what most of these tests are about."""
+    """Timing is not what these tests are about; OpenMP's threads wait for each other on a busy machine."""
+    once = partial(swap_module.compare_times, rounds=1)
     monkeypatch.setattr(swap_module, "_SECONDS", 0.0)
     monkeypatch.setattr(swap_module, "_SECONDS_MODEL", 0.0)
+    monkeypatch.setattr(swap_module, "compare_times", once)
+    monkeypatch.setattr(pieces, "compare_times", once)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def loss_of(model, inputs):

@@ -63,9 +63,10 @@ __all__ += modules.__all__
 
 
 def _support_torch_compile() -> None:
-    from .torch import compile
+    from .torch import backend, compile
 
     compile.register()
+    backend.register()
 
 
 after_import("torch._dynamo", _support_torch_compile)  # what torch.compile imports, over a second

@@ -1,7 +1,7 @@
 """torch.compile(model, backend="fastnn"): torch's functions in the captured graph become fastnn's, fused.
 
-The rewritten graph runs call by call, under torch's autograd; where nothing is differentiated, batch norms are folded into
-the weights of convolutions.
+The rewritten graph runs call by call, under torch's autograd; where nothing is differentiated, batch norms are folded
+into the weights of convolutions.
 """
 
 from __future__ import annotations
@@ -29,3 +29,11 @@ def backend(graph_module: torch.fx.GraphModule, example_inputs: list[Any]) -> Ca
     graph_module.recompile()
     _log.info("%d calls run in fastnn: %s", len(result.pieces), ", ".join(piece.function for piece in result.pieces))
     return graph_module.forward
+
+
+def register() -> None:
+    """For processes that have imported fastnn; others find the entry point of the installed package."""
+    from torch._dynamo.backends import registry
+
+    if "fastnn" not in registry._COMPILER_FNS:
+        registry.register_backend(backend, name="fastnn")

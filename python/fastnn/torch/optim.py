@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from .. import _C
+from ..ops import _torch  # noqa: F401  attaches torch to the ops
 
 Tensor = torch.Tensor
 Group = dict[str, Any]
