@@ -30,6 +30,7 @@ def functional(
     flops: int = 0,
     saved: bool = True,
     layouts: bool = False,
+    by_name: bool = False,
     onnx: Callable[[Any], list[Any]] | None = None,
     jax: Callable[..., Any] | None = None,
 ) -> Case:
@@ -43,6 +44,7 @@ def functional(
       constants: arguments that ONNX Runtime may take as initializers.
       flops: of the forward.
       saved: the backward must read the arguments (or the output) a second time.
+      by_name: fastnn, torch and the reference take the arrays as keywords, because other arguments stand between them.
       layouts: images: torch and fastnn are timed in NCHW and in channels_last.
       onnx: onnx.helper -> nodes from the arguments' names to "y"; forward only.
       jax: function of (jax, *arrays, **kwargs), which is jitted.
@@ -55,22 +57,24 @@ def functional(
         make = normal(**shapes)
     if needs_grad_output:
         make = _with_grad_output(make, out)
-    builder = partial(_torch_like, op=op, arguments=tuple(shapes), leaves=leaves, kwargs=kwargs, backward=backward)
+    details = {"arguments": tuple(shapes), "leaves": leaves, "kwargs": kwargs, "backward": backward}
+    builder = partial(_torch_like, op=op, by_name=by_name, **details)
     forms = ("NCHW", "channels_last") if layouts else ("",)
     torch_forms = ("eager", "channels_last", "compiled") if layouts else ("eager", "compiled")
     runs = {"fastnn": Run(forms, builder), "torch": Run(torch_forms, builder)}
     if onnx is not None and not backward:
         runs["onnxruntime"] = Run(("",), partial(_onnxruntime, nodes=onnx, constants=constants))
     if jax is not None:
-        arguments = tuple(shapes)
-        details = {"arguments": arguments, "leaves": leaves, "kwargs": kwargs, "backward": backward}
         runs["jax"] = Run(("jit",), partial(_jax, function=jax, **details))
 
     def reference(arrays: Arrays) -> list[np.ndarray]:
         from fastnn import reference
 
         arguments = [arrays[argument] for argument in shapes]
-        result = [np.asarray(getattr(reference, op)(*arguments, **kwargs))]
+        function = getattr(reference, op)
+        if by_name:
+            function = _by_name(function, tuple(shapes))
+        result = [np.asarray(function(*arguments, **kwargs))]
         if backward:
             from .gradients import gradient
 
@@ -98,6 +102,10 @@ def functional(
     )
 
 
+def _by_name(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+    return lambda *arrays, **kwargs: function(**dict(zip(names, arrays, strict=True)), **kwargs)
+
+
 def _with_grad_output(make: Callable[[np.random.Generator], Arrays], out: tuple[int, ...]) -> Any:
     return lambda rng: {**make(rng), GRAD: rng.standard_normal(out, dtype=np.float32)}
 
@@ -112,11 +120,14 @@ def _torch_like(
     leaves: tuple[str, ...],
     kwargs: dict[str, Any],
     backward: bool,
+    by_name: bool,
 ) -> Work:
     """The call in fastnn or torch: the two have the same functions and the same autograd."""
     last = variant == "channels_last"
     tensors = [library.tensor(arrays[name], backward and name in leaves, last) for name in arguments]
     function = library.function(op)
+    if by_name:
+        function = _by_name(function, arguments)
     if variant == "compiled":
         eager = function
         function = library.compiled(lambda *args: eager(*args, **kwargs))

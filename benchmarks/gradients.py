@@ -20,6 +20,9 @@ def gradient(op: str) -> Gradient:
     """The gradient of `reference.<op>`; an op without a function here is taken for an elementwise one."""
     found = {"conv2d": conv2d, "matmul": matmul, "linear": linear, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
     found |= {"softmax": softmax, "log_softmax": log_softmax, "cross_entropy": cross_entropy}
+    found |= {"layer_norm": layer_norm, "rms_norm": rms_norm, "batch_norm": batch_norm, "group_norm": group_norm}
+    found |= {"softmax": softmax, "log_softmax": log_softmax, "cross_entropy": cross_entropy, "embedding": embedding}
+    found |= {"scaled_dot_product_attention": scaled_dot_product_attention}
     return found.get(op) or (lambda grad, x, **kwargs: [elementwise(op, grad, x, **kwargs)])
 
 
@@ -104,6 +107,93 @@ def cross_entropy(grad: np.ndarray, x: np.ndarray, target: np.ndarray) -> list[n
     out[np.arange(len(x)), target] -= 1
     out *= grad / len(x)
     return [out]
+
+
+def layer_norm(
+    grad: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, normalized_shape: tuple[int, ...]
+) -> list[np.ndarray]:
+    axes = tuple(range(-len(normalized_shape), 0))
+    dx, products = _normalized(grad * weight, grad, x, axes, 1e-5)
+    return [dx, _sum_to(products, weight.shape), _sum_to(grad, bias.shape)]
+
+
+def rms_norm(
+    grad: np.ndarray, x: np.ndarray, weight: np.ndarray, normalized_shape: tuple[int, ...], eps: float
+) -> list[np.ndarray]:
+    axes = tuple(range(-len(normalized_shape), 0))
+    dx, products = _normalized(grad * weight, grad, x, axes, eps, centered=False)
+    return [dx, _sum_to(products, weight.shape)]
+
+
+def batch_norm(
+    grad: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, **kwargs: Any
+) -> list[np.ndarray]:
+    """In training."""
+    channels = (-1, *(1,) * (x.ndim - 2))
+    dx, products = _normalized(grad * weight.reshape(channels), grad, x, (0, *range(2, x.ndim)), 1e-5)
+    rest = (0, *range(2, x.ndim))
+    return [dx, products.sum(rest), grad.sum(rest)]
+
+
+def group_norm(
+    grad: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, num_groups: int
+) -> list[np.ndarray]:
+    channels, rest = (-1, *(1,) * (x.ndim - 2)), (0, *range(2, x.ndim))
+    groups = (len(x), num_groups, -1)
+    weighted = (grad * weight.reshape(channels)).reshape(groups)
+    dx, products = _normalized(weighted, grad.reshape(groups), x.reshape(groups), (2,), 1e-5)
+    return [dx.reshape(x.shape), products.reshape(x.shape).sum(rest), grad.sum(rest)]
+
+
+def _normalized(
+    weighted: np.ndarray, grad: np.ndarray, x: np.ndarray, axes: tuple[int, ...], eps: float, centered: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """With h = (x - mean) rstd: rstd (g - mean of g - h mean of (g h)) for g = weighted, and grad h."""
+    h = x - x.mean(axes, keepdims=True) if centered else x
+    rstd = 1 / np.sqrt((h * h).mean(axes, keepdims=True) + eps)
+    h = h * rstd
+    dx = weighted - h * (weighted * h).mean(axes, keepdims=True)
+    if centered:
+        dx -= weighted.mean(axes, keepdims=True)
+    return dx * rstd, grad * h
+
+
+def _sum_to(a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return a.sum(tuple(range(a.ndim - len(shape))))
+
+
+def embedding(grad: np.ndarray, index: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
+    out = np.zeros_like(weight)
+    np.add.at(out, index.reshape(-1), grad.reshape(-1, weight.shape[1]))
+    return [out]
+
+
+def scaled_dot_product_attention(
+    grad: np.ndarray,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
+) -> list[np.ndarray]:
+    """Of (B, H, L, E), with H / G heads in key and value."""
+    group = query.shape[1] // key.shape[1]
+    key, value = np.repeat(key, group, axis=1), np.repeat(value, group, axis=1)
+    scale = query.shape[-1] ** -0.5
+    scores = query @ key.swapaxes(-1, -2) * scale
+    if is_causal:
+        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
+    weights = reference.softmax(scores, -1)
+    grad_scores = softmax(grad @ value.swapaxes(-1, -2), scores, -1)[0] * scale
+
+    def of_shared_heads(x: np.ndarray) -> np.ndarray:
+        return x.reshape(x.shape[0], -1, group, *x.shape[2:]).sum(2)
+
+    return [
+        grad_scores @ key,
+        of_shared_heads(grad_scores.swapaxes(-1, -2) @ query),
+        of_shared_heads(weights.swapaxes(-1, -2) @ grad),
+    ]
 
 
 def _pad(x: np.ndarray, padding: int, value: float = 0.0) -> np.ndarray:

@@ -5,13 +5,16 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "ops/activation.h"
+#include "ops/attention.h"
 #include "ops/comparison.h"
 #include "ops/conv2d.h"
 #include "ops/cross_entropy.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
+#include "ops/embedding.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
+#include "ops/normalization.h"
 #include "ops/optimizer.h"
 #include "ops/pooling.h"
 #include "ops/probe.h"
@@ -116,6 +119,31 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::softmax_backward>(m, "softmax_backward", "output, grad, dim");
   ok &= add<ops::log_softmax>(m, "log_softmax", "input, dim");
   ok &= add<ops::log_softmax_backward>(m, "log_softmax_backward", "output, grad, dim");
+  // normalization
+  ok &= add<ops::layer_norm>(m, "layer_norm", "input, normalized_shape, weight, bias, eps");
+  ok &= add<ops::layer_norm_statistics>(m, "layer_norm_statistics", "input, normalized_shape, weight, bias, eps");
+  ok &= add<ops::layer_norm_backward>(m, "layer_norm_backward",
+                                      "grad, input, normalized_shape, weight, mean, rstd, parameter_dtype, need_input, "
+                                      "need_weight, need_bias");
+  ok &= add<ops::rms_norm>(m, "rms_norm", "input, normalized_shape, weight, eps");
+  ok &= add<ops::rms_norm_statistics>(m, "rms_norm_statistics", "input, normalized_shape, weight, eps");
+  ok &= add<ops::rms_norm_backward>(m, "rms_norm_backward",
+                                    "grad, input, normalized_shape, weight, rstd, need_input, need_weight");
+  ok &=
+      add<ops::batch_norm>(m, "batch_norm", "input, weight, bias, running_mean, running_var, training, momentum, eps");
+  ok &= add<ops::batch_norm_statistics>(m, "batch_norm_statistics",
+                                        "input, weight, bias, running_mean, running_var, training, momentum, eps");
+  ok &= add<ops::batch_norm_backward>(m, "batch_norm_backward",
+                                      "grad, input, weight, mean, rstd, training, parameter_dtype, need_input, "
+                                      "need_weight, need_bias");
+  ok &= add<ops::group_norm>(m, "group_norm", "input, num_groups, weight, bias, eps");
+  ok &= add<ops::group_norm_statistics>(m, "group_norm_statistics", "input, num_groups, weight, bias, eps");
+  ok &= add<ops::group_norm_backward>(m, "group_norm_backward",
+                                      "grad, input, num_groups, weight, mean, rstd, parameter_dtype, need_input, "
+                                      "need_weight, need_bias");
+  ok &= add<ops::instance_norm>(m, "instance_norm", "input, weight, bias, running_mean, running_var, momentum, eps");
+  ok &= add<ops::instance_norm_statistics>(m, "instance_norm_statistics",
+                                           "input, weight, bias, running_mean, running_var, momentum, eps");
   // loss
   ok &= add<ops::pointwise_loss>(m, "pointwise_loss", "loss, input, target, weight, pos_weight, reduction, a");
   ok &= add<ops::pointwise_loss_backward>(m, "pointwise_loss_backward",
@@ -132,6 +160,17 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::dropout>(m, "dropout", "input, p, seed, offset");
   ok &= add<ops::dropout_backward>(m, "dropout_backward", "grad, p, seed, offset, channels_last");
   ok &= add<ops::philox_words>(m, "philox_words", "group, offset, seed");
+  // embedding
+  ok &= add<ops::embedding>(m, "embedding", "weight, input");
+  ok &= add<ops::embedding_backward>(m, "embedding_backward",
+                                     "grad, input, weight_shape, padding_idx, scale_grad_by_freq");
+  ok &= add<ops::embedding_renorm>(m, "embedding_renorm", "weight, input, max_norm, norm_type");
+  // attention
+  ok &= add<ops::attention>(m, "attention", "query, key, value, attn_mask, is_causal, scale, dropout_p, seed, offset");
+  ok &=
+      add<ops::attention_backward>(m, "attention_backward",
+                                   "grad, query, key, value, attn_mask, output, log_sum, is_causal, scale, dropout_p, "
+                                   "seed, offset, need_query, need_key_value, need_mask");
   // matmul
   ok &= add<ops::matmul>(m, "matmul", "input, other");
   ok &= add<ops::linear>(m, "linear", "input, weight, bias, activation, residual");

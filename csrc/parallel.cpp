@@ -26,6 +26,7 @@ constexpr int kChunksPerThread = 8;  // enough that a worker that comes late sti
 constexpr uint32_t kClosed = 0xffffffff;
 
 thread_local bool inside = false;
+thread_local const Team* team = nullptr;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -80,6 +81,15 @@ struct Region {
     for (uint32_t i = 0; i < parts; ++i) work_on((home + i) % parts);
   }
 
+  // The same on a thread that is not ours: it gets its state back.
+  void work_as_guest(uint32_t home) {
+    const bool was_inside = std::exchange(inside, true);
+    const FloatMode before = float_mode();
+    work(home);
+    if (float_mode() != before) set_float_mode(before);
+    inside = was_inside;
+  }
+
   void work_on(uint32_t s) {
     for (;;) {
       uint64_t c = claims[s].next.load(std::memory_order_acquire);
@@ -113,15 +123,20 @@ class Pool {
   void run(int64_t n, int64_t chunk, detail::RangeFn fn, void* context) {
     Region* r = acquire();
     if (!r) return fn(context, 0, n);
-    start_workers(threads.load(std::memory_order_relaxed) - 1);
-    r->open(n, chunk, fn, context, uint32_t(threads.load(std::memory_order_relaxed)));
-    const uint32_t count = r->chunks.load(std::memory_order_relaxed);
-    signal_.fetch_add(1, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst)) signal_.notify_all();
-    inside = true;
-    r->work(0);
-    inside = false;
-    wait(*r, count);
+    const int share = num_threads();
+    r->open(n, chunk, fn, context, uint32_t(share));
+    if (team) {
+      team->run(share, [](int i, void* region) { static_cast<Region*>(region)->work_as_guest(uint32_t(i)); }, r);
+    } else {
+      start_workers(share - 1);
+      const uint32_t count = r->chunks.load(std::memory_order_relaxed);
+      signal_.fetch_add(1, std::memory_order_seq_cst);
+      if (sleepers_.load(std::memory_order_seq_cst)) signal_.notify_all();
+      inside = true;
+      r->work(0);
+      inside = false;
+      wait(*r, count);
+    }
     std::exception_ptr error = r->failed.load() ? std::exchange(r->error, nullptr) : nullptr;
     r->owned.store(false, std::memory_order_release);
     if (error) std::rethrow_exception(error);
@@ -241,7 +256,10 @@ Pool& pool() {
 
 }  // namespace
 
-int num_threads() { return pool().threads.load(std::memory_order_relaxed); }
+int num_threads() { return team ? team->size() : pool().threads.load(std::memory_order_relaxed); }
+
+UseTeam::UseTeam(const Team* t) : before_(std::exchange(team, t)) {}
+UseTeam::~UseTeam() { team = before_; }
 
 void set_num_threads(int n) {
   require<ValueError>(n >= 1 && n <= 1024, "set_num_threads: got ", n, "; expected a number from 1 to 1024");

@@ -13,6 +13,24 @@ int num_threads();
 void set_num_threads(int n);  // throws ValueError unless n >= 1
 bool in_parallel_region();
 
+// Threads of another library, for a caller whose own work runs on them: while a UseTeam is in scope they, not the
+// pool's workers, share the calling thread's regions, so that two sets of threads do not spin against each other.
+struct Team {
+  int (*size)();
+  // Calls member(i, context) for i < members, on as many threads as there are, and returns when all have returned.
+  void (*run)(int members, void (*member)(int i, void* context), void* context);
+};
+class UseTeam {
+ public:
+  explicit UseTeam(const Team* team);  // null: the pool
+  ~UseTeam();
+  UseTeam(const UseTeam&) = delete;
+  UseTeam& operator=(const UseTeam&) = delete;
+
+ private:
+  const Team* before_;
+};
+
 namespace detail {
 using RangeFn = void (*)(void* context, int64_t begin, int64_t end);
 void run_region(int64_t n, int64_t chunk, RangeFn fn, void* context);

@@ -5,6 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from fastnn import _C
+from fastnn.ops import arithmetic
 
 torch = pytest.importorskip("torch")
 
@@ -407,3 +408,35 @@ def test_errors():
         with pytest.raises(error, match=text):
             call()
     assert f.tolist() == [[1] * 3] * 2
+
+
+def test_clamp_with_tensor_bounds(rng):
+    a, low, high = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 5), (5,), (4, 1)))
+    a[0, 0] = np.nan
+    ours, theirs = [], []
+    for values in (a, low, high):
+        ours.append(fastnn.tensor(values, requires_grad=True))
+        theirs.append(torch.tensor(values, requires_grad=True))
+    y, z = arithmetic.clamp(*ours), torch.clamp(*theirs)
+    np.testing.assert_array_equal(y.numpy(), z.detach().numpy())
+    grad = rng.standard_normal((4, 5)).astype(np.float32)
+    y.backward(grad)
+    z.backward(torch.tensor(grad))
+    for t, u in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(t.grad.numpy(), u.grad.numpy(), rtol=1e-6)
+    whole = arithmetic.clamp(ours[0], fastnn.tensor([0, 1, 0, 1, 0]), 1)
+    np.testing.assert_array_equal(whole.numpy(), np.minimum(np.maximum(a, [0, 1, 0, 1, 0]), 1).astype(np.float32))
+
+
+def test_functions_take_torchs_arguments(rng):
+    a, b = rng.standard_normal((2, 3)).astype(np.float32), rng.standard_normal(3).astype(np.float32)
+    np.testing.assert_array_equal(arithmetic.add(a, b, alpha=2), a + 2 * b)
+    np.testing.assert_array_equal(arithmetic.sub(a, 3, alpha=2), a - 6)
+    np.testing.assert_array_equal(arithmetic.lt(a, 0), a < 0)
+    for function in (arithmetic.add, arithmetic.eq, arithmetic.mul, arithmetic.maximum, arithmetic.clamp):
+        with pytest.raises(TypeError, match="input is 2"):
+            function(2, a)
+    with pytest.raises(TypeError, match="other is 0"):
+        arithmetic.minimum(a, 0)
+    with pytest.raises(NotImplementedError, match="rounding_mode"):
+        arithmetic.div(a, b, rounding_mode="floor")

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {"float32": 3e-6, "bfloat16": 1e-2, "float16": 2e-3, "float64": 1e-13}
 SIZES = [(1, 1, 1), (3, 5, 7), (14, 32, 16), (15, 33, 17), (100, 120, 400), (5, 17, 1000), (2, 300, 64), (13, 9, 601)]
+SIZES += [(4, 41, 700), (1, 200, 3001), (3, 2, 5), (300, 1, 77), (70, 1, 1)]  # few rows, one column
 
 
 def error(got, wanted):
@@ -104,7 +105,7 @@ def test_fused_activation_and_residual(isa, rng, activation):
 
 
 def test_same_bits_for_any_number_of_threads(rng):
-    for m, n, k in [(100, 120, 400), (257, 130, 1025), (3, 5000, 200), (700, 3, 64)]:
+    for m, n, k in [(100, 120, 400), (257, 130, 1025), (3, 5000, 200), (700, 3, 64), (2, 3000, 900)]:
         a, b = (fastnn.tensor(rng.standard_normal(s).astype("float32"), requires_grad=True) for s in ((m, k), (n, k)))
         bits = set()
         for threads in (1, 2, 3, 8):

@@ -161,3 +161,10 @@ def test_errors():
     ):
         with pytest.raises(error, match=text):
             call()
+
+
+def test_small_sums_are_rounded_once(isa, rng):
+    for shape, dim in (((50,), None), ((31, 33), 0), ((10, 1, 17), (0, 2))):
+        a = rng.uniform(-9, 9, shape).astype(np.float32)
+        exact = a.astype(np.float64).sum(dim)
+        np.testing.assert_array_equal(fastnn.tensor(a).sum(dim).numpy(), exact.astype(np.float32))

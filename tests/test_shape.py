@@ -244,3 +244,14 @@ def test_errors():
         with pytest.raises(error, match=text or None):
             call()
     assert (x == 1).all()
+
+
+def test_cat_ignores_tensors_of_shape_0():
+    x, nothing = fastnn.ones(2, 3).requires_grad_(), fastnn.zeros(0).requires_grad_()
+    y = fastnn.cat([nothing, x, nothing, x], dim=1)
+    assert y.shape == (2, 6)
+    y.backward(fastnn.ones(2, 6))
+    assert x.grad.tolist() == [[2.0] * 3] * 2 and nothing.grad.shape == (0,)
+    assert fastnn.cat([nothing, nothing]).shape == (0,)
+    with pytest.raises(TypeError, match="cat: tensors 0 and 1 have dtypes"):
+        fastnn.cat([fastnn.zeros(0, dtype=np.int64), x])

@@ -22,6 +22,12 @@ enum class Activation : int {
   hardtanh,
   softplus,
   softsign,
+  selu,
+  celu,
+  logsigmoid,
+  hardshrink,
+  softshrink,
+  threshold,
   exp,
   expm1,
   log,
@@ -42,7 +48,9 @@ struct TileShape {
 //   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sum_k a[m * a_row + offsets[k]] * b[k *
 //   b_step + n])
 // for m < rows, n < cols. a and b are in the scalar type (float for float32, bfloat16, float16), c and residual in the
-// storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum.
+// storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum. Where rows
+// of c are contiguous (c_row 1), `room` elements may be written from c on: what lies behind the tile is written again
+// later.
 struct Tile {
   int64_t k;
   const void* a;
@@ -51,7 +59,7 @@ struct Tile {
   const void* b;
   int64_t b_step;
   void* c;
-  int64_t c_row, c_col;
+  int64_t c_row, c_col, room;
   bool accumulate;
   const void* bias;
   const void* residual;
@@ -152,6 +160,45 @@ struct CrossEntropyRows {
   void *dx, *dt;              // gradient of the sum of the losses times `scale`; null: not wanted
   int64_t classes, ignore_index;
   double smoothing, scale;
+};
+
+// Where one mean and one variance of a normalization are taken: `count` runs of n neighbours, `step` apart.
+struct Runs {
+  int64_t count, step, n;
+};
+
+// A block of attention: `rows` queries by `cols` keys. All matrices have `step` elements between rows and are in the
+// scalar type; bias and factor may be null. Row r sees the first min(cols, seen + r * seen_step) keys.
+//   s = scale * scores + bias,  m' = max(m, max s),  scores = exp(s - m') * factor,  total = total exp(m - m') + sum
+//   exp(s
+//   - m'),  out *= exp(m - m')
+// with m in top, one per row, and zeros written for keys that are not seen. out has out_cols columns; null: not yet
+// written. The online softmax of Milakov & Gimelshein 2018, arXiv:1805.02867.
+struct AttentionSoftmax {
+  int rows;
+  int64_t cols, step;
+  int64_t seen, seen_step;
+  double scale;
+  void* scores;
+  const void *bias, *factor;
+  void *top, *total;
+  void* out;
+  int64_t out_step, out_cols;
+};
+
+// The gradient of such a block, from p = exp(scale * scores + bias - log_sum):
+//   gradients = p * (gradients * factor - delta),  scores = p * factor
+// log_sum and delta belong to queries, which are rows, or with by_keys columns. Row r then sees columns from
+// seen + r * seen_step on. Zeros are written where a query does not see a key.
+struct AttentionGradient {
+  int rows;
+  int64_t cols, step;
+  bool by_keys;
+  int64_t seen, seen_step;
+  double scale;
+  void *scores, *gradients;
+  const void *bias, *factor;
+  const void *log_sum, *delta;
 };
 
 // Elementwise arithmetic. bit_and, bit_or and bit_xor are for integers and bool, which ops/elementwise.cpp does itself.

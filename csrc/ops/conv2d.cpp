@@ -240,8 +240,9 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
         cols *= rows;
         rows = 1;
       }
-      // A tile has whole 2x2 windows if they are pooled.
-      const int64_t unit = p.pool ? 2 : 1, units = cols / unit, tiles = divide_up(units, shape.rows / unit);
+      const int64_t unit = p.pool ? 2 : 1;         // a tile has whole 2x2 windows if they are pooled
+      const bool follow = out_row * unit == cols;  // rows of the output plane follow each other
+      const int64_t units = cols / unit, tiles = divide_up(units, shape.rows / unit);
       for (int64_t j = 0; j < panels; ++j) {
         int64_t wide = std::min(width, p.out_channels - j * width);
         t.b = w + j * width * k * scalar;
@@ -253,6 +254,7 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
             t.a = region.data + (r * p.step_y * region.row + from * t.a_row) * scalar;
             int64_t to = first + j * width * t.c_col + r / unit * out_row + from / unit * t.c_row;
             t.c = out.data + to * item;
+            t.room = ((follow ? (rows - r) * cols / unit : cols) - from) / unit;
             t.residual = residual ? residual->data + to * item : nullptr;
             if (p.pool)
               kernel.gemm.tile_pool[dtype](t, p.step_y * region.row, int(count), int(wide),

@@ -16,13 +16,6 @@ constexpr int kChannels = 6, kVectors = 2, kTaps = 5, kWeightChannels = 2, kMaxT
 constexpr int kChannels = 6, kVectors = 1, kTaps = 3, kWeightChannels = 2, kMaxTaps = 4;
 #endif
 
-// Any is false for none and relu: the call that the others need would cost the loops their registers.
-template <bool Any, class V>
-FASTNN_INLINE V activate(Activation f, V x) {
-  if constexpr (Any) return apply_activation(f, x, V(0.0f), V(0.0f));
-  return f == Activation::relu ? max(V(0.0f), x) : x;
-}
-
 template <class T>
 void copy_image(const void* px, int64_t x_channel, int64_t x_row, int64_t channels, int64_t rows, int64_t cols,
                 void* to, int64_t to_channel, int64_t to_row) {
@@ -123,17 +116,13 @@ void pixel_block_pool(const PixelTile& t, const Slot<Scalar<T>>* slots, int firs
   }
 }
 
-// Calls fn with a number known at run time as a constant.
-template <int N>
-struct Constant {
-  static constexpr int value = N;
-};
-template <int Most, class Fn>
-FASTNN_INLINE void with_constant(int n, Fn&& fn) {
-  if constexpr (Most > 0) {
-    if (n == Most) return fn(Constant<Most>());
-    with_constant<Most - 1>(n, fn);
-  }
+// fn(first pixel, lanes) for the vectors of a row. The last one of a row that is long enough is moved back to be full:
+// it computes some pixels again, which costs nothing, where masked stores took a fifth of LeNet's conv 1.
+template <int L, class Fn>
+FASTNN_INLINE void for_slots(int64_t width, Fn&& fn) {
+  int64_t i = 0;
+  for (; i + L <= width; i += L) fn(i, L);
+  if (i < width) fn(width < L ? 0 : width - L, int(lesser(L, width)));
 }
 
 template <class T, bool Any>
@@ -147,18 +136,17 @@ void pixel_rows(const PixelTile& t, int channels, int rows) {
     for (int b = 0; b < blocks; ++b) {
       int first = channels * b / blocks, count = channels * (b + 1) / blocks - first;
       with_constant<kVectors>(filled, [&](auto n) {
-        with_constant<kChannels>(count, [&](auto c) {
-          pixel_block<T, Any, decltype(c)::value, decltype(n)::value>(t, slots, first, channels);
-        });
+        with_constant<kChannels>(count,
+                                 [&](auto c) { pixel_block<T, Any, c.value, n.value>(t, slots, first, channels); });
       });
     }
     filled = 0;
   };
   for (int r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < t.width; i += L) {
-      slots[filled++] = {static_cast<const S*>(t.x) + r * t.x_row + i, r * t.c_row + i, int(lesser(L, t.width - i))};
+    for_slots<L>(t.width, [&](int64_t i, int lanes) {
+      slots[filled++] = {static_cast<const S*>(t.x) + r * t.x_row + i, r * t.c_row + i, lanes};
       if (filled == kVectors) flush();
-    }
+    });
   flush();
 }
 
@@ -181,21 +169,19 @@ void pixel_tile_pool(const PixelTile& t, int channels, int pairs, uint8_t* posit
     for (int b = 0; b < blocks; ++b) {
       int first = channels * b / blocks, count = channels * (b + 1) / blocks - first;
       with_constant<kMost / 2>(filled / 2, [&](auto n) {
-        with_constant<kChannels>(count, [&](auto c) {
-          pixel_block_pool<T, decltype(c)::value, 2 * decltype(n)::value>(t, slots, first, channels, position);
-        });
+        with_constant<kChannels>(
+            count, [&](auto c) { pixel_block_pool<T, c.value, 2 * n.value>(t, slots, first, channels, position); });
       });
     }
     filled = 0;
   };
   for (int r = 0; r < pairs; ++r)
-    for (int64_t i = 0; i < t.width; i += L) {
+    for_slots<L>(t.width, [&](int64_t i, int lanes) {
       const S* x = static_cast<const S*>(t.x) + 2 * r * t.x_row + i;
-      int lanes = int(lesser(L, t.width - i));
       slots[filled++] = {x, r * t.c_row + i / 2, lanes};
       slots[filled++] = {x + t.x_row, 0, lanes};
       if (filled == kMost) flush();
-    }
+    });
   flush();
 }
 
@@ -242,21 +228,15 @@ void weight_block(const WeightTile& t, int cols) {
     for (int j = 0; j < N; ++j) acc[m][j].store(c + m * t.c_row + j * L, j == N - 1 ? last : L);
 }
 
-template <class S, int N, int R = kMaxTaps>
-FASTNN_INLINE void weight_rows(const WeightTile& t, int taps, int cols) {
-  if constexpr (R > 0) {
-    if (taps == R) return weight_block<S, R, N>(t, cols);
-    weight_rows<S, N, R - 1>(t, taps, cols);
-  }
-}
-
 template <class T>
 void weight_tile(const WeightTile& t, int taps, int cols) {
   using S = Scalar<T>;
-  if (cols <= Vec<S>::kLanes)
-    weight_rows<S, 1>(t, taps, cols);
-  else
-    weight_rows<S, 2>(t, taps, cols);
+  with_constant<kMaxTaps>(taps, [&](auto rows) {
+    if (cols <= Vec<S>::kLanes)
+      weight_block<S, rows.value, 1>(t, cols);
+    else
+      weight_block<S, rows.value, 2>(t, cols);
+  });
 }
 
 // ---- pixels as lanes: backward-weight -------------------------------------------------------------------------------

@@ -71,32 +71,16 @@ void gather(int64_t count, const float* values, const int64_t* offsets, int64_t 
   for (; r < rows; ++r) gather_rows<N, 1>(count, values, offsets, x + r * x_row, x_row, dw + r * 8 * N);
 }
 
-template <int N = 8>
-FASTNN_INLINE void pick_scatter(int64_t count, const float* values, const int64_t* offsets, int64_t rows, int vectors,
-                                const float* w, float* dx, int64_t dx_row) {
-  if constexpr (N > 0) {
-    if (vectors == N) return scatter<N>(count, values, offsets, rows, w, dx, dx_row);
-    pick_scatter<N - 1>(count, values, offsets, rows, vectors, w, dx, dx_row);
-  }
-}
-
-template <int N = 8>
-FASTNN_INLINE void pick_gather(int64_t count, const float* values, const int64_t* offsets, int64_t rows, int vectors,
-                               const float* x, int64_t x_row, float* dw) {
-  if constexpr (N > 0) {
-    if (vectors == N) return gather<N>(count, values, offsets, rows, x, x_row, dw);
-    pick_gather<N - 1>(count, values, offsets, rows, vectors, x, x_row, dw);
-  }
-}
+constexpr int kMostVectors = 8;
 
 void scatter_runs(int64_t count, const float* values, const int64_t* offsets, int64_t rows, int vectors, const float* w,
                   float* dx, int64_t dx_row) {
-  pick_scatter(count, values, offsets, rows, vectors, w, dx, dx_row);
+  with_constant<kMostVectors>(vectors, [&](auto n) { scatter<n.value>(count, values, offsets, rows, w, dx, dx_row); });
 }
 
 void gather_runs(int64_t count, const float* values, const int64_t* offsets, int64_t rows, int vectors, const float* x,
                  int64_t x_row, float* dw) {
-  pick_gather(count, values, offsets, rows, vectors, x, x_row, dw);
+  with_constant<kMostVectors>(vectors, [&](auto n) { gather<n.value>(count, values, offsets, rows, x, x_row, dw); });
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "gemm.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "../float_mode.h"
 #include "../parallel.h"
@@ -16,6 +17,44 @@ constexpr int64_t kPackFrom = 128;           // columns from which a packed copy
 
 // Rows of tile i when m rows are dealt evenly to `tiles` tiles.
 int64_t tile_begin(int64_t m, int64_t tiles, int64_t i) { return m * i / tiles; }
+
+// Few rows times a row-major B, which is read once as it lies: blocks of k give partial rows, added in order.
+void few_rows(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc,
+              const Epilogue& e) {
+  const GemmKernels& kernel = fastnn::kernels().gemm;
+  const int64_t item = int64_t(size_of(dtype)), scalar = int64_t(size_of(compute_type(dtype)));
+  const int64_t width = 2 * kernel.tile_shape[dtype]().lanes;
+  const int64_t block = std::max<int64_t>({16, divide_up(k, 16), (1 << 16) / n}), blocks = divide_up(k, block);
+  const int64_t partial = m * n * scalar;
+  Scratch sums(size_t(blocks * partial + width * scalar)), offsets(size_t(blocks) * 8);
+  parallel_for(blocks, std::max<int64_t>(1, kFlopsPerChunk / (8 * m * n * block)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      char* to = sums.as<char>() + i * partial;
+      std::memset(to, 0, size_t(partial));
+      kernel.combine_rows[dtype](m, n, std::min(block, k - i * block), a.data + i * block * a.col * item, a.row, a.col,
+                                 b.data + i * block * b.row * item, b.row, to);
+    }
+  });
+  const float one = 1;
+  const double one_f64 = 1;
+  std::memset(offsets.as<char>(), 0, size_t(blocks) * 8);
+  Tile t{};
+  t.k = blocks;
+  t.a = dtype == DType::f64 ? static_cast<const void*>(&one_f64) : &one;
+  t.offsets = offsets.as<int64_t>();
+  t.b_step = m * n;
+  t.c_row = ldc;
+  t.c_col = 1;
+  t.activation = e.activation;
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; j += width) {
+      t.b = sums.as<char>() + (i * n + j) * scalar;
+      t.c = c + (i * ldc + j) * item;
+      t.bias = e.bias ? static_cast<const char*>(e.bias) + j * scalar : nullptr;
+      t.residual = e.residual ? static_cast<const char*>(e.residual) + (i * ldc + j) * item : nullptr;
+      kernel.tile[dtype](t, 1, int(std::min(width, n - j)));
+    }
+}
 
 }  // namespace
 
@@ -34,6 +73,11 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
                              e.activation);
     });
     return;
+  }
+
+  if (m <= kFewRows && b.col == 1 && k > 0) return few_rows(dtype, m, n, k, a, b, c, ldc, e);
+  if (n == 1 && ldc == 1 && !e.bias && m > kFewRows) {  // a column: the transposed product has few rows
+    return gemm(dtype, 1, m, k, {b.data, b.col, b.row}, {a.data, a.col, a.row}, c, m, e);
   }
 
   const TileShape shape = kernel.tile_shape[dtype]();

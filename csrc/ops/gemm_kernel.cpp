@@ -61,19 +61,19 @@ void accumulate(const Tile& t, S* buffer) {
 }
 
 // accumulate<S, rows, N, Step, Pairs> for rows known at run time.
-template <class S, int N, int Step, bool Pairs, int R = kMaxRows>
+template <class S, int N, int Step, bool Pairs>
 FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, S* buffer) {
-  if constexpr (R > 0) {
-    if (rows == R) return accumulate<S, R, N, Step, Pairs>(t, buffer);
-    accumulate_rows<S, N, Step, Pairs, R - 1>(t, rows, buffer);
-  }
+  with_constant<kMaxRows>(rows, [&](auto r) { accumulate<S, r.value, N, Step, Pairs>(t, buffer); });
 }
 
-// Any is false for none and relu: the call that the others need would cost the loops their registers.
-template <bool Any, class V>
-FASTNN_INLINE V activate(Activation f, V x) {
-  if constexpr (Any) return apply_activation(f, x, V(0.0f), V(0.0f));
-  return f == Activation::relu ? max(V(0.0f), x) : x;
+// Bias, residual, activation, and the store of v at c[at], n lanes of one column.
+template <class T, bool Any, class V>
+FASTNN_INLINE void finish_lanes(const Tile& t, V v, int64_t at, int column, int n, int64_t room) {
+  T* c = static_cast<T*>(t.c) + at;
+  if (t.accumulate) v = v + load<V>(c, n);
+  if (t.bias) v = v + V(static_cast<const Scalar<T>*>(t.bias)[column]);
+  if (t.residual) v = v + load<V>(static_cast<const T*>(t.residual) + at, n);
+  store_row(activate<Any>(t.activation, v), c, n, room);
 }
 
 // Bias, residual, activation, and the store of the buffer. Rows or columns of c are contiguous, or neither.
@@ -98,34 +98,21 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
     return;
   }
   // Columns are apart (channels of an NCHW image): turn the tile, so that its pixels are written as vectors.
-  for (int n0 = 0; n0 < cols; n0 += V::kLanes) {
-    alignas(64) S block[kMaxLanes * kMaxLanes];
-    int width = int(lesser(cols - n0, V::kLanes));
-    for (int m0 = 0; m0 < rows; m0 += V::kLanes)
-      transpose_block<S>(buffer + m0 * kStep + n0, kStep, block + m0, kMaxLanes, int(lesser(rows - m0, V::kLanes)),
-                         width);
-    for (int n = 0; n < width; ++n) {
-      int64_t at = (n0 + n) * t.c_col;
-      const S* from = block + n * kMaxLanes;
-      if (t.c_row == 1) {
-        for_lanes<V>(rows, [&](int64_t m, auto lanes) {
-          V v = load<V>(from + m, lanes);
-          if (t.accumulate) v = v + load<V>(c + at + m, lanes);
-          if (bias) v = v + V(bias[n0 + n]);
-          if (residual) v = v + load<V>(residual + at + m, lanes);
-          store(activate<Any>(t.activation, v), c + at + m, lanes);
-        });
-      } else {
-        for (int m = 0; m < rows; ++m) {
-          V v = V(from[m]);
-          if (t.accumulate) v = v + V::load(c + at + m * t.c_row, 1);
-          if (bias) v = v + V(bias[n0 + n]);
-          if (residual) v = v + V::load(residual + at + m * t.c_row, 1);
-          activate<Any>(t.activation, v).store(c + at + m * t.c_row, 1);
+  constexpr int L = V::kLanes;
+  for (int n0 = 0; n0 < cols; n0 += L)
+    for (int m0 = 0; m0 < rows; m0 += L) {
+      const int height = int(lesser(rows - m0, L)), width = int(lesser(cols - n0, L));
+      transpose_block(buffer + m0 * kStep + n0, kStep, height, width, [&](int n, V v) {
+        const int64_t at = (n0 + n) * t.c_col + m0 * t.c_row;
+        if (t.c_row != 1) {
+          alignas(64) S column[L];
+          v.store(column);
+          for (int m = 0; m < height; ++m) finish_lanes<T, Any>(t, V(column[m]), at + m * t.c_row, n0 + n, 1, 1);
+        } else {
+          finish_lanes<T, Any>(t, v, at, n0 + n, height, t.room - m0);
         }
-      }
+      });
     }
-  }
 }
 
 template <class T>
@@ -161,7 +148,6 @@ void tile(const Tile& t, int rows, int cols) {
 // Writes positions 0 to 3, which stand in `buffer` like a tile's values, where the tile writes its own.
 template <class T>
 void finish_positions(const Tile& t, int rows, int cols, const Scalar<T>* buffer, uint8_t* position) {
-  using S = Scalar<T>;
   using V = Compute<T>;
   constexpr int64_t kStep = 2 * V::kLanes;
   if (t.c_col == 1) {
@@ -171,15 +157,9 @@ void finish_positions(const Tile& t, int rows, int cols, const Scalar<T>* buffer
       });
     return;
   }
-  alignas(64) S block[kMaxLanes * kMaxLanes];
-  for (int n0 = 0; n0 < cols; n0 += V::kLanes) {
-    int width = int(lesser(cols - n0, V::kLanes));
-    transpose_block<S>(buffer + n0, kStep, block, kMaxLanes, rows, width);
-    for (int n = 0; n < width; ++n)
-      for_lanes<V>(rows, [&](int64_t m, auto lanes) {
-        store_integers(load<V>(block + n * kMaxLanes + m, lanes), position + (n0 + n) * t.c_col + m, lanes);
-      });
-  }
+  for (int n0 = 0; n0 < cols; n0 += V::kLanes)
+    transpose_block(buffer + n0, kStep, rows, int(lesser(cols - n0, V::kLanes)),
+                    [&](int n, V v) { store_integers(v, position + (n0 + n) * t.c_col, rows); });
 }
 
 // `t` for two rows of pixels, the second `a_down` elements behind the first; what is written are the maxima of 2x2
@@ -269,7 +249,7 @@ void pack_panel(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
           for (int j = 0; j < depth; ++j) V::load(p + j * step_k, 1).store(block + i * L + j, 1);
         }
       }
-      transpose_block<S>(block, L, panel + k0 * width + n, width, room, depth);
+      transpose_block(block, L, room, depth, [&](int j, V v) { v.store(panel + (k0 + j) * width + n, room); });
     }
   }
 }
@@ -311,6 +291,40 @@ void dot_rows(int64_t m, int64_t n, int64_t k, const void* pa, int64_t lda, cons
       });
     }
   }
+}
+
+// Four rows of b at a time: c, which stays in the L1 cache, is then read and written once for every four.
+template <class T, int M, int K>
+FASTNN_INLINE void combine_step(int64_t n, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t ldb,
+                                Scalar<T>* c) {
+  using V = Compute<T>;
+  V factor[M][K];
+  for (int i = 0; i < M; ++i)
+    for (int q = 0; q < K; ++q) factor[i][q] = V(sum(V::load(a + i * a_row + q * a_col, 1)));
+  for_lanes<V>(n, [&](int64_t j, auto lanes) {
+    V row[K];
+#pragma GCC unroll 4
+    for (int q = 0; q < K; ++q) row[q] = load<V>(b + q * ldb + j, lanes);
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i) {
+      V acc = load<V>(c + i * n + j, lanes);
+#pragma GCC unroll 4
+      for (int q = 0; q < K; ++q) acc = fma(factor[i][q], row[q], acc);
+      store(acc, c + i * n + j, lanes);
+    }
+  });
+}
+
+template <class T>
+void combine_rows(int64_t m, int64_t n, int64_t k, const void* pa, int64_t a_row, int64_t a_col, const void* pb,
+                  int64_t ldb, void* pc) {
+  const T *a = static_cast<const T*>(pa), *b = static_cast<const T*>(pb);
+  auto* c = static_cast<Scalar<T>*>(pc);
+  with_constant<4>(int(m), [&](auto rows) {
+    int64_t i = 0;
+    for (; i + 4 <= k; i += 4) combine_step<T, rows.value, 4>(n, a + i * a_col, a_row, a_col, b + i * ldb, ldb, c);
+    for (; i < k; ++i) combine_step<T, rows.value, 1>(n, a + i * a_col, a_row, a_col, b + i * ldb, ldb, c);
+  });
 }
 
 template <class T>

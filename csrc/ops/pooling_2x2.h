@@ -71,16 +71,6 @@ FASTNN_INLINE bool is_narrow(const Pool& g) {
   return 2 * g.w.output <= V::kLanes && g.w.input == 2 * g.w.output && g.h.input == 2 * g.h.output;
 }
 
-// Rows of n elements one after the other may be stored as full vectors, later rows over the surplus of earlier ones, as
-// long as the vector ends before `room` does.
-template <class V, class T>
-FASTNN_INLINE void store_row(V v, T* p, int n, int64_t room) {
-  if (room >= V::kLanes)
-    v.store(p);
-  else
-    v.store(p, n);
-}
-
 template <class T, class P>
 void max_2x2_narrow(const Pool& g, const T* x, T* y, P* position, int64_t begin, int64_t end) {
   using V = Compute<T>;

@@ -150,8 +150,10 @@ Array sum_float(const Array& input, unsigned reduced, bool keepdim, double divis
     finish(zero.as<double>());
     return out;
   }
-  // One step per reduced group, the innermost first; what is left is in float64.
-  Array now = x;
+  // One step per reduced group, the innermost first; what is left is in float64. A small sum is in float64 throughout:
+  // there a rounding is seen and the time is not.
+  constexpr int64_t kSmall = 1024;
+  Array now = x.dtype == DType::f32 && x.numel() <= kSmall ? fastnn::astype(x, DType::f64) : x;
   for (;;) {
     int last = count - 1;
     while (last >= 0 && !groups[last].reduced) --last;

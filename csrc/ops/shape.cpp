@@ -94,16 +94,21 @@ Array contiguous(const Array& x, bool channels_last) {
   return x.channels_last();
 }
 
-Array concatenate(const std::vector<Array>& parts, int64_t dim) {
-  require<ValueError>(!parts.empty(), "cat: tensors is empty; expected at least one tensor");
+Array concatenate(const std::vector<Array>& tensors, int64_t dim) {
+  require<ValueError>(!tensors.empty(), "cat: tensors is empty; expected at least one tensor");
+  std::vector<Array> parts;  // without those of shape (0,), which torch joins with any shape
+  for (const Array& t : tensors)
+    if (t.ndim() != 1 || t.numel() > 0) parts.push_back(t);
+  if (parts.empty()) parts = tensors;
+  for (const Array& t : tensors)
+    require<TypeError>(t.dtype == tensors[0].dtype, "cat: tensors 0 and ", &t - tensors.data(), " have dtypes ",
+                       name(tensors[0].dtype), " and ", name(t.dtype), "; expected one dtype: convert with .to(dtype)");
   const Array& first = parts[0];
   require<ValueError>(first.ndim() > 0, "cat: tensors have no dimension to join along; use stack");
   int axis = normalize_dim("cat", dim, first.ndim());
   Dims shape = first.shape;
   shape[axis] = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
-    require<TypeError>(parts[i].dtype == first.dtype, "cat: tensors 0 and ", i, " have dtypes ", name(first.dtype),
-                       " and ", name(parts[i].dtype), "; expected one dtype: convert with .to(dtype)");
     bool fits = parts[i].ndim() == first.ndim();
     for (int k = 0; fits && k < first.ndim(); ++k) fits = k == axis || parts[i].size(k) == first.size(k);
     require<ValueError>(fits, "cat: tensors 0 and ", i, " have shapes ", first.shape, " and ", parts[i].shape,

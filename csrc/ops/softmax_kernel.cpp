@@ -9,6 +9,35 @@ constexpr float kInfinity = __builtin_inff();
 // NaN needs no care in the maximum: exp(NaN - max) makes the sum, and with it the whole row, NaN. So does a row of
 // -inf alone, or one with +inf: -inf - -inf and inf - inf are NaN.
 
+// Of a sum of exponentials s: what makes them probabilities. The reciprocal saves float32 a division per element;
+// float64, whose users count digits, divides.
+template <class T>
+FASTNN_INLINE Compute<T> factor_of(Compute<T> s) {
+  return sizeof(Scalar<T>) == sizeof(double) ? s : Compute<T>(1.0f) / s;
+}
+template <class T>
+FASTNN_INLINE Compute<T> apply_factor(Compute<T> e, Compute<T> factor) {
+  return sizeof(Scalar<T>) == sizeof(double) ? e / factor : e * factor;
+}
+
+// The sum of n numbers; float64 one after the other, which costs nothing beside its exp, and rounds as others do.
+template <class T, class Term>
+FASTNN_INLINE Scalar<T> sum_of(int64_t n, Term&& term) {
+  using V = Compute<T>;
+  if constexpr (sizeof(Scalar<T>) == sizeof(double)) {
+    double total = 0, e[V::kLanes];
+    for_lanes<V>(n, [&](int64_t i, auto lanes) {
+      term(i, lanes).store(e);
+      for (int k = 0; k < V::kLanes && i + k < n; ++k) total += e[k];
+    });
+    return total;
+  } else {
+    V total = V(0.0f);
+    for_lanes<V>(n, [&](int64_t i, auto lanes) { total = total + head(term(i, lanes), lanes, V(0.0f)); });
+    return sum(total);
+  }
+}
+
 // ---- rows: one distribution is contiguous ----------------------------------------------------------------------
 
 template <class T>
@@ -24,26 +53,24 @@ void softmax_row(const T* x, T* y, int64_t n) {
   using V = Compute<T>;
   // Where y has the precision of the arithmetic it holds the exponentials; else they are computed twice.
   constexpr bool keep = sizeof(T) == sizeof(Scalar<T>);
-  V top = row_max(x, n), total = V(0.0f);
-  for_lanes<V>(n, [&](int64_t i, auto lanes) {
+  V top = row_max(x, n);
+  V total = V(sum_of<T>(n, [&](int64_t i, auto lanes) {
     V e = exp(load<V>(x + i, lanes) - top);
     if (keep) store(e, y + i, lanes);
-    total = total + head(e, lanes, V(0.0f));
-  });
-  V scale = V(1.0f) / V(sum(total));
+    return e;
+  }));
+  V factor = factor_of<T>(total);
   for_lanes<V>(n, [&](int64_t i, auto lanes) {
     V e = keep ? load<V>(y + i, lanes) : exp(load<V>(x + i, lanes) - top);
-    store(e * scale, y + i, lanes);
+    store(apply_factor<T>(e, factor), y + i, lanes);
   });
 }
 
 template <class T>
 void log_softmax_row(const T* x, T* y, int64_t n) {
   using V = Compute<T>;
-  V top = row_max(x, n), total = V(0.0f);
-  for_lanes<V>(n,
-               [&](int64_t i, auto lanes) { total = total + head(exp(load<V>(x + i, lanes) - top), lanes, V(0.0f)); });
-  V shift = log(V(sum(total)));
+  V top = row_max(x, n);
+  V shift = log(V(sum_of<T>(n, [&](int64_t i, auto lanes) { return exp(load<V>(x + i, lanes) - top); })));
   for_lanes<V>(n, [&](int64_t i, auto lanes) { store((load<V>(x + i, lanes) - top) - shift, y + i, lanes); });
 }
 
@@ -113,12 +140,12 @@ void softmax_columns(bool log, const void* x, void* y, int64_t n, int64_t stride
   });
   for_lanes<V>(columns, [&](int64_t c, auto lanes) {
     V s = load<V>(total.of + c, lanes);
-    store(log ? fastnn::FASTNN_ISA::log(s) : V(1.0f) / s, total.of + c, lanes);
+    store(log ? fastnn::FASTNN_ISA::log(s) : factor_of<T>(s), total.of + c, lanes);
   });
   for (int64_t i = 0; i < n; ++i)
     for_lanes<V>(columns, [&](int64_t c, auto lanes) {
       V shifted = load<V>(px + i * stride + c, lanes) - load<V>(top.of + c, lanes), s = load<V>(total.of + c, lanes);
-      store(log ? shifted - s : exp(shifted) * s, py + i * stride + c, lanes);
+      store(log ? shifted - s : apply_factor<T>(exp(shifted), s), py + i * stride + c, lanes);
     });
 }
 

@@ -7,6 +7,7 @@
 
 #include "dlpack.h"
 #include "tensor.h"
+#include "torch_team.h"
 
 namespace fastnn::python {
 
@@ -97,6 +98,12 @@ bool is_true(PyObject* result) {
   return result == Py_True;
 }
 bool requires_grad(PyObject* t) { return is_true(PyObject_GetAttr(t, names->requires_grad)); }
+
+// While our code runs for torch: nothing is recorded on our tape, and torch's threads do the work.
+struct OnTorch {
+  NoRecording quiet;
+  UseTeam team{torch_team()};
+};
 
 // ---- tensors in --------------------------------------------------------------------------------------------------
 
@@ -328,6 +335,7 @@ bool save(PyObject* ctx, PyObject* saved, PyObject* record_outputs, PyObject* ou
 
 // record(): gives the outputs, and saves on ctx what backward() needs.
 PyObject* forward_and_save(OpObject* op, PyObject* ctx, const Borrowed& inputs) {
+  UseTeam guard(torch_team());
   PyObject* result = call_record(op, inputs.args(), inputs.count());
   if (!result) return nullptr;
   PyObject* recorded = PyTuple_GET_ITEM(result, 0);
@@ -413,7 +421,7 @@ PyObject* run_torch_backward(OpObject* op, PyObject* needs, PyObject* values, Py
   PyObject* grad = !ctx ? nullptr : count == 1 ? Py_NewRef(loans.args()[0]) : as_python_tuple(loans.args(), count);
   PyObject* result = nullptr;
   if (grad) {
-    NoRecording guard;
+    OnTorch guard;
     PyObject* args[2] = {ctx, grad};
     result = PyObject_Vectorcall(op->backward, args, 2, nullptr);
   }
@@ -441,7 +449,7 @@ PyObject* torch_call(OpObject* op, PyObject* const* args, Py_ssize_t nargs) {
     handed_over = nullptr;
     return out;
   }
-  NoRecording guard;
+  OnTorch guard;
   return give_all(PyObject_Vectorcall(op->forward, inputs.args(), size_t(nargs), nullptr), inputs);
 }
 
@@ -452,7 +460,7 @@ PyObject* torch_run(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   if (loan == Loan::unusual)
     PyErr_Format(PyExc_NotImplementedError, "%U: expected strided CPU tensors and plain values", op->name);
   if (loan != Loan::done) return nullptr;
-  NoRecording guard;
+  OnTorch guard;
   return give_all(PyObject_Vectorcall(op->forward, inputs.args(), size_t(nargs), nullptr), inputs);
 }
 

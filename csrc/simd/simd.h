@@ -68,6 +68,19 @@ FASTNN_INLINE void for_lanes(int64_t n, F&& f) {
   if (i < n) f(i, int(n - i));
 }
 
+// Calls fn with a number known at run time as a constant.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+template <int Most, class Fn>
+FASTNN_INLINE void with_constant(int n, Fn&& fn) {
+  if constexpr (Most > 0) {
+    if (n == Most) return fn(Constant<Most>());
+    with_constant<Most - 1>(n, fn);
+  }
+}
+
 // The larger of a and b; NaN where either is.
 template <class V>
 FASTNN_INLINE V larger_or_nan(V a, V b) {
@@ -97,6 +110,15 @@ FASTNN_INLINE void store(V v, T* p, Full) {
 template <class V, class T>
 FASTNN_INLINE void store(V v, T* p, int n) {
   v.store(p, n);
+}
+// Rows of n elements one after the other may be stored as full vectors, later rows over the surplus of earlier ones, as
+// long as the vector ends before `room` does.
+template <class V, class T>
+FASTNN_INLINE void store_row(V v, T* p, int n, int64_t room) {
+  if (room >= V::kLanes)
+    v.store(p);
+  else
+    v.store(p, n);
 }
 template <class V>
 FASTNN_INLINE V head(V v, Full, V) {

@@ -1,27 +1,25 @@
-// to[j * to_step + i] = from[i * from_step + j] for i < rows, j < cols: a block at most kLanes wide and high, in
-// registers. A row of `to` is written up to `rows` elements only.
+// Calls emit(j, v) for j < cols with v[i] = from[i * from_step + j] for i < rows: a block at most kLanes wide and high,
+// in registers. What v holds from lane `rows` on is not specified.
 #pragma once
 #include "simd.h"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-template <class S>
-FASTNN_INLINE void transpose_scalar(const S* from, int64_t from_step, S* to, int64_t to_step, int rows, int cols) {
-  for (int j = 0; j < cols; ++j)
-    for (int i = 0; i < rows; ++i) to[j * to_step + i] = from[i * from_step + j];
-}
-
-template <class S>
-FASTNN_INLINE void transpose_block(const S* from, int64_t from_step, S* to, int64_t to_step, int rows, int cols) {
-  transpose_scalar(from, from_step, to, to_step, rows, cols);
+template <class S, class Emit>
+FASTNN_INLINE void transpose_block(const S* from, int64_t from_step, int rows, int cols, Emit&& emit) {
+  for (int j = 0; j < cols; ++j) {
+    alignas(64) S column[Vec<S>::kLanes] = {};
+    for (int i = 0; i < rows; ++i) column[i] = from[i * from_step + j];
+    emit(j, Vec<S>::load(column));
+  }
 }
 
 #if FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3
-template <>
-void transpose_block<float>(const float* from, int64_t from_step, float* to, int64_t to_step, int rows, int cols) {
+template <class Emit>
+FASTNN_INLINE void transpose_block(const float* from, int64_t from_step, int rows, int cols, Emit&& emit) {
   __m512 r[16], t[16];
-  __mmask16 in = __mmask16((1u << cols) - 1), out = __mmask16((1u << rows) - 1);
+  __mmask16 in = __mmask16((1u << cols) - 1);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) r[i] = i < rows ? _mm512_maskz_loadu_ps(in, from + i * from_step) : _mm512_setzero_ps();
 #pragma GCC unroll 8
@@ -48,15 +46,14 @@ void transpose_block<float>(const float* from, int64_t from_step, float* to, int
   }
 #pragma GCC unroll 16
   for (int j = 0; j < 16; ++j)
-    if (j < cols) _mm512_mask_storeu_ps(to + j * to_step, out, t[j]);
+    if (j < cols) emit(j, Vec<float>(t[j]));
 }
 #elif FASTNN_ISA_ID == 1
-template <>
-void transpose_block<float>(const float* from, int64_t from_step, float* to, int64_t to_step, int rows, int cols) {
-  if (rows != 8 || cols != 8) return transpose_scalar(from, from_step, to, to_step, rows, cols);
+template <class Emit>
+FASTNN_INLINE void transpose_block(const float* from, int64_t from_step, int rows, int cols, Emit&& emit) {
   __m256 r[8], t[8];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * from_step);
+  for (int i = 0; i < 8; ++i) r[i] = i < rows ? Vec<float>::load(from + i * from_step, cols).v : _mm256_setzero_ps();
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
@@ -71,9 +68,12 @@ void transpose_block<float>(const float* from, int64_t from_step, float* to, int
   }
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
-    _mm256_storeu_ps(to + c * to_step, _mm256_permute2f128_ps(r[c], r[4 + c], 0x20));
-    _mm256_storeu_ps(to + (4 + c) * to_step, _mm256_permute2f128_ps(r[c], r[4 + c], 0x31));
+    t[c] = _mm256_permute2f128_ps(r[c], r[4 + c], 0x20);
+    t[4 + c] = _mm256_permute2f128_ps(r[c], r[4 + c], 0x31);
   }
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j)
+    if (j < cols) emit(j, Vec<float>(t[j]));
 }
 #endif
 

@@ -63,9 +63,10 @@ __all__ += modules.__all__
 
 
 def _support_torch_compile() -> None:
-    from .torch import compile
+    from .torch import backend, compile
 
     compile.register()
+    backend.register()
 
 
 after_import("torch._dynamo", _support_torch_compile)  # what torch.compile imports, over a second
@@ -76,8 +77,13 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("fastnn")
+    # These need torch, which `import fastnn` does not.
     if name == "torch":
         from importlib import import_module
 
         return import_module("fastnn.torch")
+    if name in ("swap", "swapped"):
+        from .torch import swap as module
+
+        return getattr(module, name)
     raise AttributeError(f"module 'fastnn' has no attribute {name!r}")

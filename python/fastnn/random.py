@@ -48,4 +48,17 @@ def next_philox() -> tuple[int, int]:
         return _seed, offset
 
 
+def get_state() -> tuple[int, int, dict]:
+    """All random state, for set_state."""
+    with _lock:
+        return _seed, _calls, _generator.bit_generator.state
+
+
+def set_state(state: tuple[int, int, dict]) -> None:
+    """Goes on where get_state() was called."""
+    global _seed, _calls
+    with _lock:
+        _seed, _calls, _generator.bit_generator.state = state
+
+
 manual_seed(secrets.randbits(64))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
+from typing import Any
+
+import numpy as np
 
 
 def pair(value: int | Sequence[int], op: str, name: str) -> tuple[int, int]:
@@ -24,6 +27,15 @@ def pair(value: int | Sequence[int], op: str, name: str) -> tuple[int, int]:
     return size, size
 
 
+def single(value: int | Sequence[int], op: str, name: str) -> int:
+    """An int from an int or a sequence of one; TypeError or ValueError, as pair."""
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if len(value) != 1:
+            raise ValueError(f"{op}: {name} is {value!r}; expected an int, or a sequence of one")
+        value = value[0]
+    return integer(value, op, name)
+
+
 def integer(value: int, op: str, name: str) -> int:
     """`value` as an int; TypeError for what is not an integer, bool included."""
     if not isinstance(value, bool):
@@ -32,3 +44,18 @@ def integer(value: int, op: str, name: str) -> int:
         except TypeError:
             pass
     raise TypeError(f"{op}: {name} is {value!r} of type {type(value).__name__}; expected an int or a pair of ints")
+
+
+def sizes(value: int | Sequence[int], n: int, op: str, name: str) -> tuple[int, ...]:
+    """n ints from an int, which stands for all, or a sequence of one or n ints; TypeError or ValueError, as pair."""
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if len(value) not in (1, n):
+            raise ValueError(f"{op}: {name} is {value!r}; expected an int or {n} ints")
+        values = tuple(integer(v, op, name) for v in value)
+        return values if len(values) == n else values * n
+    return (integer(value, op, name),) * n
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype of numpy or torch, such as "bfloat16"."""
+    return str(dtype)[6:] if type(dtype).__module__ == "torch" else np.dtype(dtype).name

@@ -50,13 +50,6 @@ def call_foreign(op: _C.Op, args: tuple[Any, ...]) -> Any:
     return out if theirs is None else _to_foreign(out, _importer(theirs))
 
 
-def dtype_name(dtype: Any) -> str:
-    """The name of a dtype that is numpy's, torch's, or a name itself."""
-    if type(dtype).__module__ == "torch":
-        return str(dtype).removeprefix("torch.")
-    return np.dtype(dtype).name
-
-
 def random_key(array: Any) -> Any:
     """Two random words from the generator of the array's library, an int64 array of it; None for libraries without one.
 

@@ -131,6 +131,36 @@ _le = _C.Op("le", _C.le)
 _gt = _C.Op("gt", _C.gt)
 _ge = _C.Op("ge", _C.ge)
 
+
+def add(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
+    """input + alpha other"""
+    return _add(input, other if alpha == 1 else _scaled(other, alpha))
+
+
+def sub(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
+    """input - alpha other"""
+    return _sub(input, other if alpha == 1 else _scaled(other, alpha))
+
+
+def mul(input: Operand, other: Operand) -> Tensor:
+    """input * other"""
+    return _mul(input, other)
+
+
+def div(input: Operand, other: Operand) -> Tensor:
+    """input / other"""
+    return _div(input, other)
+
+
+def pow(input: Operand, exponent: Operand) -> Tensor:
+    """input ** exponent; the gradient is 0 with respect to a base whose exponent is 0."""
+    return _pow(input, exponent)
+
+
+def _scaled(x: Operand, factor: float) -> Operand:
+    return x * factor if isinstance(x, (int, float)) else _mul(x, factor)
+
+
 # ---- sign ------------------------------------------------------------------------------------------------------------
 
 
@@ -174,21 +204,140 @@ def _clamp_forward(x, low, high):
 
 def _clamp_backward(ctx, grad):
     x, low, high = ctx.saved
-    if low is not None:
-        grad = _C.where(_C.ge(x, low), grad, 0)
-    return grad if high is None else _C.where(_C.le(x, high), grad, 0)
+    need_x, need_low, need_high = ctx.needs_input_grad
+    dx = grad
+    if need_x and low is not None:
+        dx = _C.where(_C.ge(x, low), dx, 0)
+    if need_x and high is not None:
+        dx = _C.where(_C.le(x, high), dx, 0)
+    dlow = dhigh = None
+    if need_low:
+        taken = _C.lt(x, low)
+        if high is not None:  # the upper bound wins where the bounds cross
+            taken = _C.bitwise_and(taken, _C.lt(low, high))
+        dlow = _C.sum_to(_C.where(taken, grad, 0), low.shape)
+    if need_high:
+        taken = _C.gt(x, high)
+        if low is not None:
+            taken = _C.bitwise_or(taken, _C.lt(high, low))
+        dhigh = _C.sum_to(_C.where(taken, grad, 0), high.shape)
+    return _C.sum_to(dx, x.shape) if need_x else None, dlow, dhigh
 
 
-_clamp = _C.Op("clamp", _clamp_forward, lambda x, a, b: (_clamp_forward(x, a, b), (x, a, b)), _clamp_backward)
+def _bound(x, bound):
+    """An integer tensor beside a floating one takes part in its dtype."""
+    if isinstance(bound, _Base) and _is_floating(x) and not _is_floating(bound):
+        return _C.astype(bound, x.dtype)
+    return bound
 
 
-def maximum(input: Operand, other: Operand) -> Tensor:
-    """max(input, other) elementwise; NaN where either is NaN. Where they are equal, each takes half of the gradient."""
+def _clamp_record(x, low, high):
+    low, high = _bound(x, low), _bound(x, high)
+    return _clamp_forward(x, low, high), (x, low, high)
+
+
+_clamp = _C.Op("clamp", lambda x, *bounds: _clamp_record(x, *bounds)[0], _clamp_record, _clamp_backward)
+
+
+# ---- public functions ------------------------------------------------------------------------------------------------
+
+
+def _require_array(op: str, name: str, value: Any) -> None:
+    if isinstance(value, (int, float, str, type(None))):
+        raise TypeError(f"{op}: {name} is {value!r}; expected a Tensor or a numpy array")
+
+
+def _scaled(x: Operand, factor: float) -> Operand:
+    return x * factor if isinstance(x, (int, float)) else _mul(x, factor)
+
+
+def add(input: Tensor | np.ndarray, other: Operand, *, alpha: float = 1) -> Tensor:
+    """input + alpha other"""
+    _require_array("add", "input", input)
+    return _add(input, other if alpha == 1 else _scaled(other, alpha))
+
+
+def sub(input: Tensor | np.ndarray, other: Operand, *, alpha: float = 1) -> Tensor:
+    """input - alpha other"""
+    _require_array("sub", "input", input)
+    return _sub(input, other if alpha == 1 else _scaled(other, alpha))
+
+
+def mul(input: Tensor | np.ndarray, other: Operand) -> Tensor:
+    """input other, elementwise."""
+    _require_array("mul", "input", input)
+    return _mul(input, other)
+
+
+def div(input: Tensor | np.ndarray, other: Operand, *, rounding_mode: None = None) -> Tensor:
+    """input / other, elementwise; floating dtypes. NotImplementedError for a rounding_mode."""
+    _require_array("div", "input", input)
+    if rounding_mode is not None:
+        raise NotImplementedError(f"div: rounding_mode is {rounding_mode!r}; expected None")
+    return _div(input, other)
+
+
+true_divide = div
+
+
+def pow(input: Operand, exponent: Operand) -> Tensor:
+    """input^exponent, elementwise; one of them may be a number. The derivative by the exponent at 0^0 is 0."""
+    return _pow(input, exponent)
+
+
+def eq(input: Tensor | np.ndarray, other: Operand) -> Tensor:
+    """input == other, elementwise; bool. NaN equals nothing."""
+    _require_array("eq", "input", input)
+    return _eq(input, other)
+
+
+def ne(input: Tensor | np.ndarray, other: Operand) -> Tensor:
+    """input != other, elementwise; bool."""
+    _require_array("ne", "input", input)
+    return _ne(input, other)
+
+
+def lt(input: Tensor | np.ndarray, other: Operand) -> Tensor:
+    """input < other, elementwise; bool."""
+    _require_array("lt", "input", input)
+    return _lt(input, other)
+
+
+def le(input: Tensor | np.ndarray, other: Operand) -> Tensor:
+    """input <= other, elementwise; bool."""
+    _require_array("le", "input", input)
+    return _le(input, other)
+
+
+def gt(input: Tensor | np.ndarray, other: Operand) -> Tensor:
+    """input > other, elementwise; bool."""
+    _require_array("gt", "input", input)
+    return _gt(input, other)
+
+
+def ge(input: Tensor | np.ndarray, other: Operand) -> Tensor:
+    """input >= other, elementwise; bool."""
+    _require_array("ge", "input", input)
+    return _ge(input, other)
+
+
+def maximum(input: Tensor | np.ndarray, other: Tensor | np.ndarray) -> Tensor:
+    """max(input, other) elementwise; NaN where either is NaN. Where they are equal, each takes half of the gradient.
+
+    TypeError for a number: use clamp.
+    """
+    _require_array("maximum", "input", input)
+    _require_array("maximum", "other", other)
     return _maximum(input, other)
 
 
-def minimum(input: Operand, other: Operand) -> Tensor:
-    """min(input, other) elementwise; NaN where either is NaN. Where they are equal, each takes half of the gradient."""
+def minimum(input: Tensor | np.ndarray, other: Tensor | np.ndarray) -> Tensor:
+    """min(input, other) elementwise; NaN where either is NaN. Where they are equal, each takes half of the gradient.
+
+    TypeError for a number: use clamp.
+    """
+    _require_array("minimum", "input", input)
+    _require_array("minimum", "other", other)
     return _minimum(input, other)
 
 
@@ -206,18 +355,22 @@ def where(condition: Tensor | np.ndarray, input: Operand, other: Operand) -> Ten
     return _where(condition, input, other)
 
 
-def clamp(input: Tensor | np.ndarray, min: float | None = None, max: float | None = None) -> Tensor:
-    """min(max(input, min), max) for number bounds; the gradient passes where min <= input <= max.
+def clamp(input: Tensor | np.ndarray, min: Operand | None = None, max: Operand | None = None) -> Tensor:
+    """min(max(input, min), max); the bounds are numbers or tensors, which broadcast.
+
+    The gradient goes to input where min <= input <= max, to min where input < min < max, to max where input or min is
+    over max.
 
     Raises:
         ValueError: both bounds are None.
-        TypeError: a bound is no number.
+        TypeError: a bound is a tensor of another floating dtype.
     """
     if min is None and max is None:
-        raise ValueError("clamp: min and max are both None; expected at least one number")
+        raise ValueError("clamp: min and max are both None; expected at least one bound")
+    _require_array("clamp", "input", input)
     for name, bound in (("min", min), ("max", max)):
-        if not isinstance(bound, (int, float, type(None))):
-            raise TypeError(f"clamp: {name} is a {type(bound).__name__}; expected a number; use fastnn.maximum/minimum")
+        if isinstance(bound, str):
+            raise TypeError(f"clamp: {name} is a str; expected a number or a tensor")
     return _clamp(input, min, max)
 
 

@@ -17,6 +17,13 @@ Size = int | Sequence[int]
 OutputSize = int | None | Sequence[int | None]
 
 
+def _stride(stride: Size | None, kernel_size: tuple[int, int], op: str) -> tuple[int, int]:
+    """kernel_size where the stride is None or, torch's other way to leave it out, an empty sequence."""
+    if stride is None or (isinstance(stride, (tuple, list)) and not stride):
+        return kernel_size
+    return pair(stride, op, "stride")
+
+
 # ---- max -------------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +80,7 @@ def max_pool2d(
     return op(
         input,
         kernel_size,
-        kernel_size if stride is None else pair(stride, "max_pool2d", "stride"),
+        _stride(stride, kernel_size, "max_pool2d"),
         pair(padding, "max_pool2d", "padding"),
         pair(dilation, "max_pool2d", "dilation"),
         bool(ceil_mode),
@@ -164,7 +171,7 @@ def avg_pool2d(
     return _avg_pool2d(
         input,
         kernel_size,
-        kernel_size if stride is None else pair(stride, "avg_pool2d", "stride"),
+        _stride(stride, kernel_size, "avg_pool2d"),
         pair(padding, "avg_pool2d", "padding"),
         bool(ceil_mode),
         bool(count_include_pad),

@@ -114,7 +114,7 @@ def sum(input: Tensor | np.ndarray, dim: Dim = None, keepdim: bool = False) -> T
     """Sum over dim (all dimensions if None). bool and integers give int64; floats keep their dtype.
 
     float32 and narrower are added in float32 within blocks of 1024 and in float64 across blocks, so the error is about
-    one rounding of the result.
+    one rounding of the result; float32 tensors of at most 1024 elements in float64 throughout.
 
     Raises:
         IndexError: dim is out of range.
@@ -154,9 +154,11 @@ def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 
 
 def _extremum(name, overall, along, input, dim, keepdim):
+    if isinstance(input, (int, float)):
+        raise TypeError(f"{name}: input is {input!r}; expected a Tensor or a numpy array")
     if dim is None:
         return overall(input, (), keepdim)
-    if isinstance(dim, (_C.TensorBase, np.ndarray)):
+    if hasattr(dim, "__dlpack__"):  # a tensor or an array
         from .arithmetic import maximum, minimum
 
         return (maximum if name == "max" else minimum)(input, dim)

@@ -75,6 +75,9 @@ def _cat_backward(ctx, grad):
     dim %= grad.ndim
     grads, begin = [None], 0
     for shape, needed in zip(shapes, ctx.needs_input_grad[1:], strict=True):
+        if shape == (0,):
+            grads.append(_C.full(shape, 0, grad.dtype) if needed else None)
+            continue
         end = begin + shape[dim]
         index = (slice(None),) * dim + (slice(begin, end),)
         grads.append(_C.basic_index(grad, index) if needed else None)
@@ -88,6 +91,16 @@ _cat = _C.Op("cat", lambda dim, *tensors: _C.cat(tensors, dim), _cat_record, _ca
 def reshape(input: Tensor | np.ndarray, shape: Sequence[int]) -> Tensor:
     """The elements in row-major order in another shape, one size of which may be -1. A view where the strides allow."""
     return _reshape(input, sizes("reshape", (shape,)))
+
+
+def transpose(input: Tensor | np.ndarray, dim0: int, dim1: int) -> Tensor:
+    """A view with two dimensions swapped."""
+    return _transpose(input, operator.index(dim0), operator.index(dim1))
+
+
+def permute(input: Tensor | np.ndarray, dims: Sequence[int]) -> Tensor:
+    """A view with the dimensions in another order."""
+    return _permute(input, sizes("permute", (dims,)))
 
 
 def flatten(input: Tensor | np.ndarray, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -122,6 +135,8 @@ def unsqueeze(input: Tensor | np.ndarray, dim: int) -> Tensor:
 
 def cat(tensors: Sequence[Tensor | np.ndarray], dim: int = 0) -> Tensor:
     """Joins tensors of one dtype along dim; the other sizes must agree. All channels_last gives channels_last.
+
+    Tensors of shape (0,) join with any shape and add nothing, as in torch.
 
     Raises:
         ValueError: no tensors, 0-d tensors, or shapes that do not fit.

@@ -14,7 +14,7 @@ from typing import TypeVar
 from numpy.typing import DTypeLike
 
 from .. import _C
-from ._foreign import dtype_name
+from ._arguments import dtype_name
 
 Array = TypeVar("Array")
 
