@@ -454,6 +454,42 @@ def test_same_bits_for_any_number_of_threads(isa, rng, layout):
         assert run() == want
 
 
+# ---- torch tensors ---------------------------------------------------------------------------------------------------
+
+
+def test_torch_tensors(rng):
+    """The same bits, gradients by torch's autograd, and running statistics written in place."""
+    torch = pytest.importorskip("torch")
+    x = rng.standard_normal((3, 6, 5, 4)).astype(F32)
+    g = rng.standard_normal(x.shape).astype(F32)
+    for call in [*calls(rng, x, F32), *calls(rng, channels_last(x), F32)]:
+        ours = [leaf(a) for a in call.arrays]
+        theirs = [torch.from_numpy(a).requires_grad_() for a in call.arrays]
+        y = call(F, *ours)
+        same = Call(call.op, *[None] * 3, **{k: _to_torch(torch, v) for k, v in call.kwargs.items()})
+        same.given = call.given
+        z = same(F, *theirs)
+        np.testing.assert_array_equal(y.numpy(), z.detach().numpy())
+        assert z.stride() == y.strides
+        y.backward(fastnn.from_numpy(g))
+        z.backward(torch.from_numpy(g))
+        for t, u in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(t.grad.numpy(), u.grad.numpy())
+    for op, flag in (("batch_norm", "training"), ("instance_norm", "use_input_stats")):
+        mean, var = np.zeros(6, F32), np.ones(6, F32)
+        getattr(F, op)(x, mean, var, **{flag: True})
+        other = torch.zeros(6), torch.ones(6)
+        for t in (torch.from_numpy(x), torch.from_numpy(x).requires_grad_()):
+            getattr(F, op)(t, *other, momentum=0.0, **{flag: True})
+        getattr(F, op)(torch.from_numpy(x), *other, **{flag: True})
+        np.testing.assert_array_equal(other[0].numpy(), mean)
+        np.testing.assert_array_equal(other[1].numpy(), var)
+
+
+def _to_torch(torch, value):
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 X = np.ones((2, 4, 3), F32)
