@@ -21,6 +21,7 @@ def gradient(op: str) -> Gradient:
     found = {"conv2d": conv2d, "matmul": matmul, "linear": linear, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
     found |= {"softmax": softmax, "log_softmax": log_softmax, "cross_entropy": cross_entropy}
     found |= {"layer_norm": layer_norm, "rms_norm": rms_norm, "batch_norm": batch_norm, "group_norm": group_norm}
+    found |= {"embedding": embedding, "scaled_dot_product_attention": scaled_dot_product_attention}
     return found.get(op) or (lambda grad, x, **kwargs: [elementwise(op, grad, x, **kwargs)])
 
 
@@ -158,6 +159,40 @@ def _normalized(
 
 def _sum_to(a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return a.sum(tuple(range(a.ndim - len(shape))))
+
+
+def embedding(grad: np.ndarray, index: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
+    out = np.zeros_like(weight)
+    np.add.at(out, index.reshape(-1), grad.reshape(-1, weight.shape[1]))
+    return [out]
+
+
+def scaled_dot_product_attention(
+    grad: np.ndarray,
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
+) -> list[np.ndarray]:
+    """Of (B, H, L, E), with H / G heads in key and value."""
+    group = query.shape[1] // key.shape[1]
+    key, value = np.repeat(key, group, axis=1), np.repeat(value, group, axis=1)
+    scale = query.shape[-1] ** -0.5
+    scores = query @ key.swapaxes(-1, -2) * scale
+    if is_causal:
+        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
+    weights = reference.softmax(scores, -1)
+    grad_scores = softmax(grad @ value.swapaxes(-1, -2), scores, -1)[0] * scale
+
+    def of_shared_heads(x: np.ndarray) -> np.ndarray:
+        return x.reshape(x.shape[0], -1, group, *x.shape[2:]).sum(2)
+
+    return [
+        grad_scores @ key,
+        of_shared_heads(grad_scores.swapaxes(-1, -2) @ query),
+        of_shared_heads(weights.swapaxes(-1, -2) @ grad),
+    ]
 
 
 def _pad(x: np.ndarray, padding: int, value: float = 0.0) -> np.ndarray:

@@ -5,11 +5,13 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "ops/activation.h"
+#include "ops/attention.h"
 #include "ops/comparison.h"
 #include "ops/conv2d.h"
 #include "ops/cross_entropy.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
+#include "ops/embedding.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
 #include "ops/normalization.h"
@@ -158,6 +160,17 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::dropout>(m, "dropout", "input, p, seed, offset");
   ok &= add<ops::dropout_backward>(m, "dropout_backward", "grad, p, seed, offset, channels_last");
   ok &= add<ops::philox_words>(m, "philox_words", "group, offset, seed");
+  // embedding
+  ok &= add<ops::embedding>(m, "embedding", "weight, input");
+  ok &= add<ops::embedding_backward>(m, "embedding_backward",
+                                     "grad, input, weight_shape, padding_idx, scale_grad_by_freq");
+  ok &= add<ops::embedding_renorm>(m, "embedding_renorm", "weight, input, max_norm, norm_type");
+  // attention
+  ok &= add<ops::attention>(m, "attention", "query, key, value, attn_mask, is_causal, scale, dropout_p, seed, offset");
+  ok &=
+      add<ops::attention_backward>(m, "attention_backward",
+                                   "grad, query, key, value, attn_mask, output, log_sum, is_causal, scale, dropout_p, "
+                                   "seed, offset, need_query, need_key_value, need_mask");
   // matmul
   ok &= add<ops::matmul>(m, "matmul", "input, other");
   ok &= add<ops::linear>(m, "linear", "input, weight, bias, activation, residual");

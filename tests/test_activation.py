@@ -46,6 +46,15 @@ CASES = [
     ("softplus", {}, 2),
     ("softplus", {"beta": 2.0, "threshold": 5.0}, 2),
     ("softsign", {}, 1.5),
+    ("selu", {}, 2),
+    ("celu", {}, 1),
+    ("celu", {"alpha": 2.5}, 2),
+    ("logsigmoid", {}, 2),
+    ("hardshrink", {}, 0),
+    ("hardshrink", {"lambd": 1.25}, 0),
+    ("softshrink", {}, 0.5),
+    ("softshrink", {"lambd": 1.25}, 0.5),
+    ("threshold", {"threshold": 0.25, "value": -2.0}, 0),
     ("exp", {}, 1.1),
     ("expm1", {}, 1.3),
     ("log", {}, 1),
@@ -64,7 +73,9 @@ def truth(name, x, **kwargs):
         return np.asarray(UNARY[name](x) if name in UNARY else getattr(reference, name)(x, **kwargs))
 
 
-FLUSHED = set("leaky_relu elu gelu silu mish sigmoid tanh hardswish hardsigmoid softplus softsign".split())
+FLUSHED = set(
+    "leaky_relu elu gelu silu mish sigmoid tanh hardswish hardsigmoid softplus softsign selu celu logsigmoid".split()
+)
 
 
 @functools.cache
@@ -125,6 +136,16 @@ LIMITS = [
     ("hardsigmoid", [NAN, INF, -INF, 3.0, -3.0], [NAN, 1, 0, 1, 0], [0, 0, 0, 0, 0]),
     ("softplus", [NAN, INF, -INF, 1e20], [NAN, INF, 0, 1e20], [NAN, 1, 0, 1]),
     ("softsign", [NAN, 1e30, -1e30, 0.0], [NAN, 1, -1, 0], [NAN, 0, 0, 1]),
+    (
+        "selu",
+        [NAN, INF, -INF, 0.0],
+        [NAN, INF, -1.7580993408473766, 0],
+        [NAN, 1.0507009873554805, 0, 1.7580993408473766],
+    ),
+    ("celu", [NAN, INF, -INF, 0.0], [NAN, INF, -1, 0], [NAN, 1, 0, 1]),
+    ("logsigmoid", [NAN, INF, -INF, 1e20, -1e20], [NAN, 0, -INF, 0, -1e20], [NAN, 0, 1, 0, 1]),
+    ("hardshrink", [NAN, INF, -INF, 0.5, -0.5], [NAN, INF, -INF, 0, 0], [0, 1, 1, 0, 0]),
+    ("softshrink", [NAN, INF, -INF, 0.5, -0.5], [NAN, INF, -INF, 0, 0], [0, 1, 1, 0, 0]),
     ("exp", [NAN, INF, -INF], [NAN, INF, 0], [NAN, INF, 0]),
     ("log", [NAN, INF, 0.0, -1.0], [NAN, INF, -INF, NAN], [NAN, 0, INF, -1]),
     ("sqrt", [NAN, INF, 0.0, -1.0], [NAN, INF, 0, NAN], [NAN, 0, INF, NAN]),
@@ -181,7 +202,7 @@ def test_forward_and_backward(case, dtype, isa, rng):
 def test_numerical_gradient(case, rng):
     name, kwargs, _ = CASES[case]
     x = rng.uniform(0.2, 2.4, 40) if positive_only(name) else rng.uniform(-5, 5, 40)
-    for kink in (-3, -1, -0.5, 0, 1, 2.5, 3, 6):
+    for kink in (-3, -1.25, -1, -0.5, 0, 0.25, 0.5, 1, 1.25, 2.5, 3, 6):
         x[np.abs(x - kink) < 1e-2] += 0.03
     g = rng.standard_normal(40)
     t = fastnn.tensor(x, requires_grad=True)

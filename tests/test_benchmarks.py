@@ -67,6 +67,12 @@ POOL = {"kernel_size": 3, "stride": 2, "padding": 1}
         ("max_pool2d", [(1, 2, 4, 4)], {"kernel_size": 2}),
         ("linear", [(2, 3, 4), (5, 4), (5,)], {}),
         ("matmul", [(2, 3, 4), (2, 4, 5)], {}),
+        ("scaled_dot_product_attention", [(2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 3)], {}),
+        (
+            "scaled_dot_product_attention",
+            [(1, 4, 3, 2), (1, 2, 5, 2), (1, 2, 5, 2)],
+            {"is_causal": True, "enable_gqa": True},
+        ),
         ("softmax", [(3, 4, 2)], {"dim": 1}),
         ("log_softmax", [(3, 4)], {"dim": -1}),
         ("gelu", [(3, 4)], {"approximate": "tanh"}),
@@ -114,6 +120,13 @@ def test_gradient_of_cross_entropy() -> None:
     logits, target = rng.standard_normal((4, 5)), rng.integers(0, 5, 4)
     expected = reference.numerical_gradient(reference.cross_entropy, [logits, target], 0, np.float64(2))
     np.testing.assert_allclose(gradients.cross_entropy(np.float64(2), logits, target)[0], expected, atol=1e-8)
+
+
+def test_gradient_of_embedding() -> None:
+    rng = np.random.default_rng(0)
+    index, weight, grad = rng.integers(0, 4, (2, 3)), rng.standard_normal((4, 5)), rng.standard_normal((2, 3, 5))
+    expected = reference.numerical_gradient(reference.embedding, [index, weight], 1, grad)
+    np.testing.assert_allclose(gradients.embedding(grad, index, weight)[0], expected, atol=1e-8)
 
 
 def test_channels_last_is_what_it_says() -> None:

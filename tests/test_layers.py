@@ -46,6 +46,24 @@ LAYERS = [
     ("Softsign", ()),
     ("Softmax", (1,)),
     ("LogSoftmax", (-1,)),
+    ("SELU", ()),
+    ("CELU", (2.0,)),
+    ("GLU", (1,)),
+    ("PReLU", (3,)),
+    ("Hardshrink", (0.3,)),
+    ("Softshrink", (0.3,)),
+    ("Tanhshrink", ()),
+    ("Threshold", (0.1, 20.0, True)),
+    ("LogSigmoid", ()),
+    ("Conv1d", (2, 4, 3)),
+    ("Conv1d", (2, 4, 3, 2, 1, 2, 2, False)),
+    ("Conv1d", (2, 4, 3, 1, "same")),
+    ("MaxPool1d", (2,)),
+    ("AvgPool1d", (3, 2, 1)),
+    ("AdaptiveAvgPool1d", (3,)),
+    ("AdaptiveMaxPool1d", (2,)),
+    ("Embedding", (5, 3, 1)),
+    ("Embedding", (5, 3, None, 2.0, 1.0, True)),
     ("Dropout", (0.3,)),
     ("CrossEntropyLoss", ()),
     ("NLLLoss", ()),
@@ -128,10 +146,26 @@ def values(*shape, seed=0):
 
 
 IMAGE = values(2, 4, 7, 9)
+SEQUENCE = IMAGE[0]  # (N, C, L)
 FORWARD = [
     *[(name, args, IMAGE) for name, args in LAYERS if name in ("MaxPool2d", "AvgPool2d", "ReLU6", "ELU", "GELU")],
-    *[(name, args, IMAGE) for name, args in LAYERS if name.startswith(("Adaptive", "Hard", "Soft", "Log", "Leaky"))],
-    *[(name, (), IMAGE) for name in ("ReLU", "SiLU", "Mish", "Sigmoid", "Tanh")],
+    *[
+        (name, args, IMAGE)
+        for name, args in LAYERS
+        if name.startswith(("Adaptive", "Hard", "Soft", "Log", "Leaky")) and "1d" not in name
+    ],
+    *[(name, (), IMAGE) for name in ("ReLU", "SiLU", "Mish", "Sigmoid", "Tanh", "SELU", "Tanhshrink", "PReLU")],
+    ("CELU", (2.0,), IMAGE),
+    ("GLU", (1,), IMAGE),
+    ("PReLU", (4,), IMAGE),
+    ("Threshold", (0.1, 20.0), IMAGE),
+    ("Conv1d", (7, 6, 3), SEQUENCE),
+    ("Conv1d", (7, 7, 2, 2, 1, 2, 7, False), SEQUENCE),
+    ("Conv1d", (7, 6, 4, 1, "same"), SEQUENCE[0]),
+    ("MaxPool1d", (2,), SEQUENCE),
+    ("AvgPool1d", (3, 2, 1), SEQUENCE[0]),
+    ("AdaptiveAvgPool1d", (4,), SEQUENCE),
+    ("AdaptiveMaxPool1d", (4,), SEQUENCE),
     ("Linear", (9, 5), IMAGE),
     ("Linear", (9, 5, False), IMAGE),
     ("Conv2d", (4, 6, 3), IMAGE),

@@ -65,6 +65,8 @@ def test_parameters_are_those_of_torch(name):
     ours = dict(inspect.signature(getattr(R, name)).parameters)
     if name == "dropout":
         assert ours.pop("mask").kind is inspect.Parameter.KEYWORD_ONLY
+    if name == "scaled_dot_product_attention":
+        assert ours.pop("dropout_mask").kind is inspect.Parameter.KEYWORD_ONLY
     assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
 
 

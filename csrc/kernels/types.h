@@ -22,6 +22,12 @@ enum class Activation : int {
   hardtanh,
   softplus,
   softsign,
+  selu,
+  celu,
+  logsigmoid,
+  hardshrink,
+  softshrink,
+  threshold,
   exp,
   expm1,
   log,
@@ -159,6 +165,39 @@ struct CrossEntropyRows {
 // Where one mean and one variance of a normalization are taken: `count` runs of n neighbours, `step` apart.
 struct Runs {
   int64_t count, step, n;
+};
+
+// A block of attention: `rows` queries by `cols` keys. All matrices have `step` elements between rows and are in the
+// scalar type; bias and factor may be null. Row r sees the first min(cols, seen + r * seen_step) keys.
+//   s = scale * scores + bias,  m' = max(m, max s),  scores = exp(s - m') * factor,
+//   total = total * exp(m - m') + sum exp(s - m'),  out *= exp(m - m')
+// with m in top, one per row, and zeros written for keys that are not seen. out has out_cols columns; null: not yet
+// written. The online softmax of Milakov & Gimelshein 2018, arXiv:1805.02867.
+struct AttentionSoftmax {
+  int rows;
+  int64_t cols, step;
+  int64_t seen, seen_step;
+  double scale;
+  void* scores;
+  const void *bias, *factor;
+  void *top, *total;
+  void* out;
+  int64_t out_step, out_cols;
+};
+
+// The gradient of such a block, from p = exp(scale * scores + bias - log_sum):
+//   gradients = p * (gradients * factor - delta),  scores = p * factor
+// log_sum and delta belong to queries, which are rows, or with by_keys columns. Row r then sees columns from
+// seen + r * seen_step on. Zeros are written where a query does not see a key.
+struct AttentionGradient {
+  int rows;
+  int64_t cols, step;
+  bool by_keys;
+  int64_t seen, seen_step;
+  double scale;
+  void *scores, *gradients;
+  const void *bias, *factor;
+  const void *log_sum, *delta;
 };
 
 // Elementwise arithmetic. bit_and, bit_or and bit_xor are for integers and bool, which ops/elementwise.cpp does itself.

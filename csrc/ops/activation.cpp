@@ -9,9 +9,10 @@ namespace {
 
 // In the order of the enum.
 constexpr std::string_view kNames[] = {
-    "none", "relu",    "relu6", "leaky_relu", "elu",         "gelu",     "gelu_tanh", "silu",
-    "mish", "sigmoid", "tanh",  "hardswish",  "hardsigmoid", "hardtanh", "softplus",  "softsign",
-    "exp",  "expm1",   "log",   "log1p",      "sqrt",        "abs",      "neg",
+    "none", "relu",    "relu6",      "leaky_relu", "elu",         "gelu",      "gelu_tanh", "silu",
+    "mish", "sigmoid", "tanh",       "hardswish",  "hardsigmoid", "hardtanh",  "softplus",  "softsign",
+    "selu", "celu",    "logsigmoid", "hardshrink", "softshrink",  "threshold", "exp",       "expm1",
+    "log",  "log1p",   "sqrt",       "abs",        "neg",
 };
 
 // Calls fn(first byte, number of elements) for chunks that begin at whole vectors: an element is then computed by the
@@ -33,7 +34,7 @@ void for_chunks(const Array& x, Fn&& fn) {
 // Curves through zero or a constant: a subnormal x or y counts as zero there, which spares them up to 2.8 times the
 // time on Zen 4. Functions that select values, or whose value at a subnormal x is an ordinary number (log), keep them.
 bool flushes(Activation f) {
-  return f >= Activation::leaky_relu && f <= Activation::softsign && f != Activation::hardtanh;
+  return f >= Activation::leaky_relu && f <= Activation::logsigmoid && f != Activation::hardtanh;
 }
 
 // Runs `work`, in flushing mode where f allows it.

@@ -120,6 +120,44 @@ struct Softsign {
   }
 };
 
+// Klambauer et al. 2017, arXiv:1706.02515.
+struct Selu {
+  static constexpr double kScale = 1.0507009873554804934, kAlpha = kScale * 1.6732632423543772848;
+  template <class V> static FASTNN_INLINE V f(V x, V, V) {
+    return select(x > V(0.0f), V(kScale) * x, V(kAlpha) * expm1(x));
+  }
+  template <class V> static FASTNN_INLINE V df(V x, V dy, V, V) {
+    return select(x > V(0.0f), V(kScale) * dy, dy * (V(kAlpha) * exp(x)));
+  }
+};
+
+struct Celu {
+  template <class V> static FASTNN_INLINE V f(V x, V a, V) { return select(x > V(0.0f), x, a * expm1(x / a)); }
+  template <class V> static FASTNN_INLINE V df(V x, V dy, V a, V) { return select(x > V(0.0f), dy, dy * exp(x / a)); }
+};
+
+struct LogSigmoid {
+  template <class V> static FASTNN_INLINE V f(V x, V, V) { return min(V(0.0f), x) - log1p(exp(-abs(x))); }
+  template <class V> static FASTNN_INLINE V df(V x, V dy, V, V) { return dy * sigmoid(-x); }
+};
+
+struct Hardshrink {
+  template <class V> static FASTNN_INLINE V f(V x, V a, V) { return select((x >= -a) & (x <= a), V(0.0f), x); }
+  template <class V> static FASTNN_INLINE V df(V x, V dy, V a, V) { return select((x > a) | (x < -a), dy, V(0.0f)); }
+};
+
+struct Softshrink {
+  template <class V> static FASTNN_INLINE V f(V x, V a, V) {
+    return select(x > a, x - a, select(x < -a, x + a, x * V(0.0f)));  // NaN stays
+  }
+  template <class V> static FASTNN_INLINE V df(V x, V dy, V a, V) { return Hardshrink::df(x, dy, a, a); }
+};
+
+struct Threshold {
+  template <class V> static FASTNN_INLINE V f(V x, V a, V b) { return select(x <= a, b, x); }
+  template <class V> static FASTNN_INLINE V df(V x, V dy, V a, V) { return select(x <= a, V(0.0f), dy); }
+};
+
 struct Exp {
   template <class V> static FASTNN_INLINE V f(V x, V, V) { return exp(x); }
   template <class V> static FASTNN_INLINE V df(V y, V dy, V, V) { return dy * y; }
@@ -177,6 +215,12 @@ FASTNN_INLINE void visit_activation(Activation kind, Body&& body) {
     case Activation::hardtanh: return body(Hardtanh());
     case Activation::softplus: return body(Softplus());
     case Activation::softsign: return body(Softsign());
+    case Activation::selu: return body(Selu());
+    case Activation::celu: return body(Celu());
+    case Activation::logsigmoid: return body(LogSigmoid());
+    case Activation::hardshrink: return body(Hardshrink());
+    case Activation::softshrink: return body(Softshrink());
+    case Activation::threshold: return body(Threshold());
     case Activation::exp: return body(Exp());
     case Activation::expm1: return body(Expm1());
     case Activation::log: return body(Log());

@@ -1,20 +1,48 @@
 """The public functions, with the names, positions, keywords and defaults of torch.nn.functional."""
 
 from .ops.activation import (
+    celu,
     elu,
     gelu,
+    hardshrink,
     hardsigmoid,
     hardswish,
     hardtanh,
     leaky_relu,
+    logsigmoid,
     mish,
     relu,
     relu6,
+    selu,
     sigmoid,
     silu,
     softplus,
+    softshrink,
     softsign,
     tanh,
+    threshold,
+)
+from .ops.activation_composed import (
+    glu,
+    prelu,
+    tanhshrink,
+)
+from .ops.arithmetic import (
+    add,
+    clamp,
+    div,
+    maximum,
+    minimum,
+    mul,
+    pow,
+    sub,
+    where,
+)
+from .ops.attention import (
+    scaled_dot_product_attention,
+)
+from .ops.conv1d import (
+    conv1d,
 )
 from .ops.conv2d import (
     conv2d,
@@ -26,6 +54,10 @@ from .ops.cross_entropy import (
 from .ops.dropout import (
     dropout,
 )
+from .ops.embedding import (
+    embedding,
+    one_hot,
+)
 from .ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -36,6 +68,7 @@ from .ops.loss import (
     smooth_l1_loss,
 )
 from .ops.matmul import (
+    bmm,
     linear,
     matmul,
 )
@@ -48,11 +81,42 @@ from .ops.normalization import (
     normalize,
     rms_norm,
 )
+from .ops.padding import (
+    pad,
+)
 from .ops.pooling import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
     avg_pool2d,
     max_pool2d,
+)
+from .ops.pooling1d import (
+    adaptive_avg_pool1d,
+    adaptive_max_pool1d,
+    avg_pool1d,
+    max_pool1d,
+)
+from .ops.reduction import (
+    amax,
+    amin,
+    argmax,
+    argmin,
+    max,
+    mean,
+    min,
+    sum,
+)
+from .ops.shape import (
+    cat,
+    chunk,
+    flatten,
+    permute,
+    reshape,
+    split,
+    squeeze,
+    stack,
+    transpose,
+    unsqueeze,
 )
 from .ops.softmax import (
     log_softmax,
@@ -70,20 +134,39 @@ from .ops.unary import (
 
 __all__ = [
     "abs",
+    "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "add",
+    "amax",
+    "amin",
+    "argmax",
+    "argmin",
+    "avg_pool1d",
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "bmm",
+    "cat",
+    "celu",
+    "chunk",
+    "clamp",
+    "conv1d",
     "conv2d",
     "cross_entropy",
+    "div",
     "dropout",
     "elu",
+    "embedding",
     "exp",
     "expm1",
+    "flatten",
     "gelu",
+    "glu",
     "group_norm",
+    "hardshrink",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -98,22 +181,49 @@ __all__ = [
     "log",
     "log1p",
     "log_softmax",
+    "logsigmoid",
     "matmul",
+    "max",
+    "max_pool1d",
     "max_pool2d",
+    "maximum",
+    "mean",
+    "min",
+    "minimum",
     "mish",
     "mse_loss",
+    "mul",
     "neg",
     "nll_loss",
     "normalize",
+    "one_hot",
+    "pad",
+    "permute",
+    "pow",
+    "prelu",
     "relu",
     "relu6",
+    "reshape",
     "rms_norm",
+    "scaled_dot_product_attention",
+    "selu",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
     "softmax",
     "softplus",
+    "softshrink",
     "softsign",
+    "split",
     "sqrt",
+    "squeeze",
+    "stack",
+    "sub",
+    "sum",
     "tanh",
+    "tanhshrink",
+    "threshold",
+    "transpose",
+    "unsqueeze",
+    "where",
 ]

@@ -24,6 +24,15 @@ def pair(value: int | Sequence[int], op: str, name: str) -> tuple[int, int]:
     return size, size
 
 
+def single(value: int | Sequence[int], op: str, name: str) -> int:
+    """An int from an int or a sequence of one; TypeError or ValueError, as pair."""
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if len(value) != 1:
+            raise ValueError(f"{op}: {name} is {value!r}; expected an int, or a sequence of one")
+        value = value[0]
+    return integer(value, op, name)
+
+
 def integer(value: int, op: str, name: str) -> int:
     """`value` as an int; TypeError for what is not an integer, bool included."""
     if not isinstance(value, bool):

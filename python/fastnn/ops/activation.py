@@ -2,7 +2,7 @@
 
 Arithmetic is in float32 (float64 for float64). NaN and infinity go through as in torch, but large finite inputs never
 give NaN (the gradient of torch's gelu with approximate="tanh" does at 1e20). Subnormal numbers count as zero, except in
-relu, relu6 and hardtanh. Each function takes a Tensor or a numpy
+relu, relu6, hardtanh, hardshrink, softshrink and threshold. Each function takes a Tensor or a numpy
 array and returns the same type.
 
 `inplace=True` writes the result into the memory of `input` and returns `input`. While the call is recorded for a
@@ -52,6 +52,12 @@ _hardsigmoid = elementwise_op("hardsigmoid", saved="x")
 _hardtanh = elementwise_op("hardtanh", saved="x")
 _softplus = elementwise_op("softplus", saved="x")
 _softsign = elementwise_op("softsign", saved="x")
+_selu = elementwise_op("selu", saved="x")
+_celu = elementwise_op("celu", saved="x")
+_logsigmoid = elementwise_op("logsigmoid", saved="x")
+_hardshrink = elementwise_op("hardshrink", saved="x")
+_softshrink = elementwise_op("softshrink", saved="x")
+_threshold = elementwise_op("threshold", saved="x")
 
 
 def _number(op: str, name: str, value: float) -> float:
@@ -184,3 +190,46 @@ def softplus(input: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
 def softsign(input: Array) -> Array:
     """y = x / (1 + |x|)"""
     return _softsign(input, 0.0, 0.0)
+
+
+def selu(input: Array, inplace: bool = False) -> Array:
+    """y = s x if x > 0 else s a (exp(x) - 1), s = 1.0507009873554805, a = 1.6732632423543773: activations keep mean 0
+    and variance 1. Klambauer et al. 2017, arXiv:1706.02515.
+
+    The derivative at 0 is s a.
+    """
+    y = _selu(input, 0.0, 0.0)
+    return _write_back("selu", input, y) if inplace else y
+
+
+def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
+    """y = x if x > 0 else alpha (exp(x / alpha) - 1). Barron 2017, arXiv:1704.07483. ValueError for alpha 0."""
+    alpha = _number("celu", "alpha", alpha)
+    if alpha == 0:
+        raise ValueError("celu: alpha is 0; expected another number")
+    y = _celu(input, alpha, 0.0)
+    return _write_back("celu", input, y) if inplace else y
+
+
+def logsigmoid(input: Array) -> Array:
+    """y = log(1 / (1 + exp(-x)))"""
+    return _logsigmoid(input, 0.0, 0.0)
+
+
+def hardshrink(input: Array, lambd: float = 0.5) -> Array:
+    """y = 0 if -lambd <= x <= lambd else x"""
+    return _hardshrink(input, _number("hardshrink", "lambd", lambd), 0.0)
+
+
+def softshrink(input: Array, lambd: float = 0.5) -> Array:
+    """y = x - lambd if x > lambd, x + lambd if x < -lambd, else 0. ValueError unless lambd >= 0."""
+    lambd = _number("softshrink", "lambd", lambd)
+    if not lambd >= 0:
+        raise ValueError(f"softshrink: lambd is {lambd}; expected at least 0")
+    return _softshrink(input, lambd, 0.0)
+
+
+def threshold(input: Array, threshold: float, value: float, inplace: bool = False) -> Array:
+    """y = x if x > threshold else value; NaN stays."""
+    y = _threshold(input, _number("threshold", "threshold", threshold), _number("threshold", "value", value))
+    return _write_back("threshold", input, y) if inplace else y

@@ -41,6 +41,18 @@ def matmul(input, other):
     return _matmul(input, other)
 
 
+def bmm(input, mat2):
+    """matmul of two batches of matrices, (B, n, m) and (B, m, p), without broadcasting.
+
+    Raises: as matmul; ValueError also for another number of dimensions.
+    """
+    if input.ndim != 3 or mat2.ndim != 3 or input.shape[0] != mat2.shape[0]:
+        raise ValueError(
+            f"bmm: input has shape {tuple(input.shape)} and mat2 {tuple(mat2.shape)}; expected (B, n, m) and (B, m, p)"
+        )
+    return _matmul(input, mat2)
+
+
 def _linear_record(input, weight, bias, activation, residual):
     y, kept = record_epilogue(lambda f: _C.linear(input, weight, bias, f, residual), activation)
     return y, (input, weight, kept, activation)

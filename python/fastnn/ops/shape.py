@@ -90,6 +90,16 @@ def reshape(input: Tensor | np.ndarray, shape: Sequence[int]) -> Tensor:
     return _reshape(input, sizes("reshape", (shape,)))
 
 
+def transpose(input: Tensor | np.ndarray, dim0: int, dim1: int) -> Tensor:
+    """A view with two dimensions swapped."""
+    return _transpose(input, operator.index(dim0), operator.index(dim1))
+
+
+def permute(input: Tensor | np.ndarray, dims: Sequence[int]) -> Tensor:
+    """A view with the dimensions in another order."""
+    return _permute(input, sizes("permute", (dims,)))
+
+
 def flatten(input: Tensor | np.ndarray, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Joins dimensions start_dim to end_dim (inclusive) into one; a 0-d tensor becomes (1,)."""
     rank = input.ndim

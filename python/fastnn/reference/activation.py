@@ -114,6 +114,70 @@ def softsign(input: ArrayLike) -> np.ndarray:
 
 
 @quiet
+def selu(input: ArrayLike, inplace: bool = False) -> np.ndarray:
+    """y = s x if x > 0 else s a (exp(x) - 1)"""
+    x = as_float64(input)
+    return 1.0507009873554804934193349852946 * np.where(x > 0, x, 1.6732632423543772848170429916717 * np.expm1(x))
+
+
+@quiet
+def celu(input: ArrayLike, alpha: float = 1.0, inplace: bool = False) -> np.ndarray:
+    """y = x if x > 0 else alpha (exp(x / alpha) - 1)"""
+    x = as_float64(input)
+    return np.where(x > 0, x, alpha * np.expm1(x / alpha))
+
+
+@quiet
+def logsigmoid(input: ArrayLike) -> np.ndarray:
+    """y = log(1 / (1 + exp(-x)))"""
+    return -np.logaddexp(0.0, -as_float64(input))
+
+
+@quiet
+def hardshrink(input: ArrayLike, lambd: float = 0.5) -> np.ndarray:
+    """y = 0 if -lambd <= x <= lambd else x"""
+    x = as_float64(input)
+    return np.where((x >= -lambd) & (x <= lambd), 0.0, x)
+
+
+@quiet
+def softshrink(input: ArrayLike, lambd: float = 0.5) -> np.ndarray:
+    """y = x - lambd if x > lambd, x + lambd if x < -lambd, else 0"""
+    x = as_float64(input)
+    return np.where(x > lambd, x - lambd, np.where(x < -lambd, x + lambd, np.where(np.isnan(x), x, 0.0)))
+
+
+@quiet
+def tanhshrink(input: ArrayLike) -> np.ndarray:
+    """y = x - tanh(x)"""
+    x = as_float64(input)
+    return x - np.tanh(x)
+
+
+@quiet
+def threshold(input: ArrayLike, threshold: float, value: float, inplace: bool = False) -> np.ndarray:
+    """y = x if x > threshold else value"""
+    x = as_float64(input)
+    return np.where(x <= threshold, value, x)
+
+
+@quiet
+def prelu(input: ArrayLike, weight: ArrayLike) -> np.ndarray:
+    """y = x if x > 0 else weight x, with weight along axis 1"""
+    x, w = as_float64(input), as_float64(weight)
+    if x.ndim > 1:
+        w = w.reshape(-1, *(1,) * (x.ndim - 2))
+    return np.where(x > 0, x, w.reshape(w.shape if x.ndim > 1 else ()) * x)
+
+
+@quiet
+def glu(input: ArrayLike, dim: int = -1) -> np.ndarray:
+    """y = a sigmoid(b) with a and b the halves of input along dim"""
+    a, b = np.split(as_float64(input), 2, axis=dim)
+    return a * sigmoid(b)
+
+
+@quiet
 def softmax(
     input: ArrayLike, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
 ) -> np.ndarray:

@@ -1,0 +1,104 @@
+// What attention and its gradient share: the problem, taken apart into heads, and products of tiles.
+#pragma once
+#include <optional>
+
+#include "../array.h"
+#include "../dispatch.h"
+#include "gemm.h"
+
+namespace fastnn::ops {
+
+constexpr int64_t kAttentionColumns = 128;  // of a block; a multiple of kGroup
+constexpr int64_t kAttentionTiles = 8;      // row tiles of a block: they share the packed columns
+constexpr int64_t kGroup = 64;              // neighbouring keys of a query whose random words come from one call
+
+struct AttentionProblem {
+  Array query, key, value;
+  std::optional<Array> mask;            // broadcast to (..., H, L, S)
+  int64_t heads, group;                 // query heads in all; query heads per key head
+  int64_t queries, keys, depth, width;  // L, S, E, Ev
+  DType dtype, compute;
+  int64_t item, scalar;  // bytes
+  bool causal;
+  double scale;
+  bool drop;
+  uint32_t threshold;
+  double kept;  // 1 / (1 - p)
+  uint64_t seed, offset;
+
+  AttentionProblem(const char* op, const Array& query, const Array& key, const Array& value,
+                   const std::optional<Array>& mask, bool causal, double scale, double p, int64_t seed, int64_t offset);
+
+  // Matrix of one head; `share` neighbouring heads have the same one.
+  Matrix head(const Array& a, int64_t index, int64_t share = 1) const;
+  char* rows_of(const Array& a, int64_t h, int64_t row, int64_t share = 1) const {  // to write to
+    Matrix m = head(a, h, share);
+    return const_cast<char*>(m.data) + row * m.row * item;
+  }
+  Matrix query_of(int64_t h) const { return head(query, h); }
+  Matrix key_of(int64_t h) const { return head(key, h, group); }
+  Matrix value_of(int64_t h) const { return head(value, h, group); }
+
+  // to[r * step + c] = mask of query i + r and key j + c, or, with by_keys, of query i + c and key j + r; -inf for
+  // false.
+  void bias(int64_t h, int64_t i, int64_t j, int64_t rows, int64_t cols, bool by_keys, char* to, int64_t step) const;
+};
+
+// Which of the keys [first_key, ...) the dropout of queries [i, i + queries) keeps.
+class DropoutBlock {
+ public:
+  DropoutBlock(const AttentionProblem& p, int64_t queries, int64_t keys)
+      : p_(p), width_(p.drop ? (keys + 2 * kGroup - 2) / kGroup * kGroup : 0), memory_(size_t(queries * width_)) {}
+  void draw(int64_t h, int64_t i, int64_t queries, int64_t j, int64_t keys);
+  // As AttentionProblem::bias, of 0 or 1 / (1 - p); the block must be inside of the drawn one.
+  void factor(int64_t i, int64_t j, int64_t rows, int64_t cols, bool by_keys, char* to, int64_t step);
+
+ private:
+  const AttentionProblem& p_;
+  int64_t width_;
+  Scratch memory_;  // a byte for each
+  int64_t first_query_ = 0, first_key_ = 0;
+};
+
+// Packs operands and multiplies them with the register tiles of gemm.
+class Tiles {
+ public:
+  explicit Tiles(const AttentionProblem& p);
+  int64_t rows() const { return shape_.rows; }
+  int64_t packed_columns(int64_t n) const { return divide_up(n, width_) * width_; }
+
+  // Rows [first, first + rows) of a, `depth` deep, as the left operand. Takes rows() * depth scalars.
+  void pack_rows(Matrix a, int64_t first, int64_t rows, int64_t depth, char* to) const;
+  // A right operand of depth x n. Takes depth * packed_columns(n) scalars.
+  void pack_columns(Matrix b, int64_t depth, int64_t n, char* to) const;
+
+  // A right operand as packed: depth and n are those of the packing.
+  struct Columns {
+    const char* data;
+    int64_t depth, n;
+  };
+  // c (+)= a b, with a from pack_rows; the first `n` columns.
+  void multiply_packed(const char* a, int64_t rows, Columns b, int64_t n, char* c, int64_t c_row) const;
+  // c (+)= a b for a plain matrix of scalars with a_row between rows; the first k elements of the depth.
+  void multiply(const char* a, int64_t a_row, int64_t rows, int64_t k, Columns b, char* c, int64_t c_row,
+                bool accumulate) const;
+
+ private:
+  void run(Tile t, int64_t rows, Columns b, int64_t n, char* c, int64_t c_row) const;
+
+  const GemmKernels& kernel_;
+  DType dtype_, compute_;
+  int64_t item_, scalar_;
+  TileShape shape_;
+  int64_t width_;
+  Scratch offsets_;
+  const int64_t *packed_steps_, *plain_steps_;
+};
+
+// Row i of `parts` that `n` rows are dealt to evenly.
+inline int64_t dealt(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
+
+// Uninitialised, with its axes in memory in the order of like's, the last one innermost.
+Array empty_in_order_of(const Array& like, const Dims& shape, DType dtype);
+
+}  // namespace fastnn::ops

@@ -1,0 +1,137 @@
+#include "embedding.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "../convert.h"
+#include "../dispatch.h"
+#include "../parallel.h"
+#include "elementwise.h"
+
+namespace fastnn::ops {
+namespace {
+
+constexpr int64_t kGrain = 32768;  // bytes of rows worth about 5 us
+
+void check_weight(const char* op, const Dims& shape) {
+  require<ValueError>(shape.n == 2, op, ": weight has shape ", shape, "; expected (num_embeddings, embedding_dim)");
+}
+
+// The indices as contiguous int64, each in [0, rows).
+Array checked_indices(const char* op, const Array& input, int64_t rows) {
+  require<NotImplementedError>(input.dtype == DType::i64 || input.dtype == DType::i32, op, ": input has dtype ",
+                               name(input.dtype), "; expected int64 or int32");
+  Array indices = input.dtype == DType::i64 ? input.contiguous() : fastnn::astype(input, DType::i64).contiguous();
+  const int64_t* at = indices.as<int64_t>();
+  for (int64_t i = 0, n = indices.numel(); i < n; ++i)
+    require<IndexError>(at[i] >= 0 && at[i] < rows, op, ": input holds the index ", at[i], " but weight has ", rows,
+                        " rows; expected 0 to ", rows - 1);
+  return indices;
+}
+
+// Positions of each index, by counting: those of row r are order[begin[r]] to order[begin[r + 1] - 1], rising.
+struct Buckets {
+  std::vector<int64_t> begin, order;
+
+  Buckets(const int64_t* at, int64_t n, int64_t rows) : begin(size_t(rows) + 1), order(size_t(n)) {
+    for (int64_t i = 0; i < n; ++i) ++begin[size_t(at[i]) + 1];
+    for (size_t r = 1; r < begin.size(); ++r) begin[r] += begin[r - 1];
+    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+    for (int64_t i = 0; i < n; ++i) order[size_t(next[size_t(at[i])]++)] = i;
+  }
+};
+
+template <class T>
+double norm(const T* row, int64_t step, int64_t n, double p) {
+  double total = p == -INFINITY ? INFINITY : 0;
+  for (int64_t i = 0; i < n; ++i) {
+    double x = std::abs(convert<double>(row[i * step]));
+    if (x != x) return x;
+    if (p == INFINITY)
+      total = std::max(total, x);
+    else if (p == -INFINITY)
+      total = std::min(total, x);
+    else
+      total += p == 0 ? double(x != 0) : p == 1 ? x : p == 2 ? x * x : std::pow(x, p);
+  }
+  if (std::isinf(p) || p == 0 || p == 1) return total;
+  return p == 2 ? std::sqrt(total) : std::pow(total, 1 / p);
+}
+
+}  // namespace
+
+Array embedding(const Array& weight, const Array& input) {
+  check_weight("embedding", weight.shape);
+  Array indices = checked_indices("embedding", input, weight.size(0));
+  Array table = weight.size(1) > 1 && weight.stride(1) != 1 ? weight.contiguous() : weight;
+  Dims shape = input.shape;
+  shape.push_back(weight.size(1));
+  Array y = Array::empty(shape, weight.dtype);
+  const int64_t item = int64_t(size_of(weight.dtype)), bytes = weight.size(1) * item, step = table.stride(0) * item;
+  if (bytes == 0) return y;
+  const int64_t* at = indices.as<int64_t>();
+  parallel_for(indices.numel(), std::max<int64_t>(1, kGrain / bytes), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) std::memcpy(y.data + i * bytes, table.data + at[i] * step, size_t(bytes));
+  });
+  return y;
+}
+
+Array embedding_backward(const Array& grad, const Array& input, const Dims& weight_shape, int64_t padding_idx,
+                         bool scale_grad_by_freq) {
+  check_weight("embedding_backward", weight_shape);
+  require<NotImplementedError>(is_float(grad.dtype), "embedding_backward: grad has dtype ", name(grad.dtype),
+                               "; expected float32, bfloat16, float16 or float64");
+  const int64_t rows = weight_shape[0], width = weight_shape[1];
+  Dims expected = input.shape;
+  expected.push_back(width);
+  require<ValueError>(grad.shape == expected, "embedding_backward: grad has shape ", grad.shape, "; expected ",
+                      expected);
+  Array indices = checked_indices("embedding_backward", input, rows), g = grad.contiguous();
+  Array dw = Array::empty(weight_shape, grad.dtype);
+  if (dw.numel() == 0) return dw;
+  Buckets buckets(indices.as<int64_t>(), indices.numel(), rows);
+  const int64_t bytes = width * int64_t(size_of(grad.dtype));
+  auto kernel = kernels().embedding.sum_of_rows[grad.dtype];
+  parallel_for(rows, std::max<int64_t>(1, kGrain / bytes), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t first = buckets.begin[size_t(r)], count = buckets.begin[size_t(r) + 1] - first;
+      char* to = dw.data + r * bytes;
+      if (count == 0 || r == padding_idx)
+        std::memset(to, 0, size_t(bytes));
+      else
+        kernel(g.data, width, buckets.order.data() + first, count, scale_grad_by_freq ? 1.0 / double(count) : 1.0, to,
+               width);
+    }
+  });
+  return dw;
+}
+
+void embedding_renorm(const Array& weight, const Array& input, double max_norm, double norm_type) {
+  check_weight("embedding_renorm", weight.shape);
+  check_writable("embedding_renorm", weight);
+  require<NotImplementedError>(is_float(weight.dtype), "embedding_renorm: weight has dtype ", name(weight.dtype),
+                               "; expected float32, bfloat16, float16 or float64");
+  const int64_t rows = weight.size(0), width = weight.size(1);
+  Array indices = checked_indices("embedding_renorm", input, rows);
+  std::vector<char> named(size_t(rows), 0);
+  for (const int64_t *at = indices.as<int64_t>(), *end = at + indices.numel(); at != end; ++at) named[size_t(*at)] = 1;
+  visit(weight.dtype, [&]<class T>(T*) {
+    parallel_for(rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, width)), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        if (!named[size_t(r)]) continue;
+        T* row = weight.as<T>() + r * weight.stride(0);
+        double size = norm(row, weight.stride(1), width, norm_type);
+        if (!(size > max_norm)) continue;
+        double scale = max_norm / (size + 1e-7);  // torch's
+        for (int64_t j = 0; j < width; ++j) {
+          T& x = row[j * weight.stride(1)];
+          x = convert<T>(convert<double>(x) * scale);
+        }
+      }
+    });
+  });
+  weight.bump_version();
+}
+
+}  // namespace fastnn::ops

@@ -1,0 +1,111 @@
+"""Scaled dot-product attention."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .. import _C
+from ..random import next_philox
+from . import shape
+from .activation import _number
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..tensor import Tensor
+
+    Array = Tensor | np.ndarray
+
+
+def _record(query, key, value, attn_mask, is_causal, scale, dropout_p):
+    seed, offset = next_philox() if dropout_p else (0, 0)
+    details = (is_causal, scale, dropout_p, seed, offset)
+    y, log_sum = _C.attention(query, key, value, attn_mask, *details)
+    return y, (query, key, value, attn_mask, y, log_sum, *details)
+
+
+def _backward(ctx, grad):
+    need_query, need_key, need_value, need_mask = ctx.needs_input_grad[:4]
+    *grads, grad_mask = _C.attention_backward(grad, *ctx.saved, need_query, need_key or need_value, need_mask)
+    if need_mask:
+        mask = ctx.saved[3]
+        grad_mask = _C.astype(_C.sum_to(grad_mask, mask.shape), mask.dtype)
+    return (*grads, grad_mask)
+
+
+_attention = _C.Op("scaled_dot_product_attention", lambda *arguments: _record(*arguments)[0], _record, _backward)
+
+
+def scaled_dot_product_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    attn_mask: Array | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """y = dropout(softmax(scale query key^T + mask)) value. Vaswani et al. 2017, arXiv:1706.03762.
+
+    Computed tile by tile, so that the (L, S) scores are never held (Dao et al. 2022, arXiv:2205.14135), forward and
+    backward; only a gradient of attn_mask has their size. Sums are in float32 (float64 for float64), in an order that
+    depends on the shapes only.
+
+    Args:
+        query: (..., H, L, E). key: (..., H, S, E). value: (..., H, S, Ev). Leading sizes broadcast.
+        attn_mask: broadcasts to (..., H, L, S). bool: False hides a key from a query; floating: added to the scores.
+            A query that sees no key gets 0.
+        dropout_p: probability of a weight to be dropped, always applied (there is no `training`); others are divided by
+            1 - dropout_p. The mask is Philox4x32-10, see functional.dropout.
+        is_causal: query i sees keys 0 to i; with attn_mask, both hold.
+        scale: default 1 / sqrt(E).
+        enable_gqa: key and value may have H / G heads: query head h uses their head h // G. Ainslie et al. 2023,
+            arXiv:2305.13245.
+
+    Returns: (..., H, L, Ev) in the dtype of query, its axes in memory in query's order.
+
+    Raises:
+        ValueError: shapes that do not fit, dropout_p outside of [0, 1].
+        TypeError: dtypes of query, key and value differ, or a number is expected.
+        NotImplementedError: the dtype is none of float32, bfloat16, float16, float64, or attn_mask's is not bool,
+            float32 or query's.
+    """
+    op = "scaled_dot_product_attention"
+    dropout_p = _number(op, "dropout_p", dropout_p)
+    if scale is None:
+        scale = 1 / math.sqrt(query.shape[-1] or 1) if query.shape else 1.0
+    if query.shape[:-2] != key.shape[:-2] or query.shape[:-2] != value.shape[:-2]:
+        query, key, value = _broadcast(op, query, key, value, enable_gqa)
+    return _attention(query, key, value, attn_mask, bool(is_causal), _number(op, "scale", scale), dropout_p)
+
+
+def _broadcast(op: str, query: Array, key: Array, value: Array, enable_gqa: bool) -> tuple[Array, Array, Array]:
+    """The three with equal leading sizes; with enable_gqa, fewer heads in key and value are left alone."""
+    arrays = (query, key, value)
+    own = 3 if enable_gqa else 2  # axes at the end that do not broadcast
+    if any(a.ndim < own for a in arrays):
+        raise ValueError(
+            f"{op}: query, key and value have shapes {', '.join(str(tuple(a.shape)) for a in arrays)}; expected at "
+            f"least {own} dimensions"
+        )
+    if enable_gqa:
+        heads = [a.shape[-3] for a in arrays]
+        if heads[1] != heads[2] or not heads[1] or heads[0] % heads[1]:
+            raise ValueError(
+                f"{op}: query has {heads[0]} heads, key {heads[1]} and value {heads[2]}; expected as many in key as in "
+                "value, a divisor of query's"
+            )
+    lead: tuple[int, ...] = ()
+    for a in arrays:
+        sizes = tuple(a.shape[:-own])
+        padded, lead = (1,) * (len(lead) - len(sizes)) + sizes, (1,) * (len(sizes) - len(lead)) + lead
+        for x, y in zip(padded, lead, strict=True):
+            if x != y and 1 not in (x, y):
+                raise ValueError(
+                    f"{op}: query, key and value have shapes {', '.join(str(tuple(a.shape)) for a in arrays)}; "
+                    f"expected leading sizes that broadcast{'' if enable_gqa else ' (or enable_gqa=True)'}"
+                )
+        lead = tuple(y if x == 1 else x for x, y in zip(padded, lead, strict=True))
+    return tuple(a if tuple(a.shape[:-own]) == lead else shape._expand(a, lead + tuple(a.shape[-own:])) for a in arrays)
