@@ -186,9 +186,12 @@ def test_layouts(isa, rng):
     q, k, v = (projected[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     g = rng.standard_normal((2, 4, 30, 8)).astype(np.float32)
     check((q, k, v, g), 1e-5, is_causal=True)
-    y = F.scaled_dot_product_attention(q, k, v)
-    assert y.transpose(0, 2, 1, 3).flags.c_contiguous
-    assert F.scaled_dot_product_attention(*(np.ascontiguousarray(a) for a in (q, k, v))).flags.c_contiguous
+    assert F.scaled_dot_product_attention(q, k, v).flags.c_contiguous
+    arrays = [np.ascontiguousarray(a.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3) for a in (q, k, v, g)]
+    y, grads = run(*arrays)
+    for a in (y, *grads):
+        assert a.transpose(0, 2, 1, 3).flags.c_contiguous
+    check(arrays, 1e-5)
     arrays = make(rng, (3, 2), (20, 24, 8, 8))
     check([a[::-1, :, ::2, ::-1] for a in arrays], 1e-5)
     check([np.asfortranarray(a) for a in arrays], 1e-5)
@@ -307,6 +310,21 @@ def test_against_torch(kwargs, isa, rng):
     arrays = make(rng, (2, 4), (20, 30, 16, 16), kv_lead=(2, 2) if "enable_gqa" in kwargs else None)
     expected = torch.nn.functional.scaled_dot_product_attention(*map(torch.tensor, arrays[:3]), **kwargs).numpy()
     close(F.scaled_dot_product_attention(*arrays[:3], **kwargs), expected, 1e-5)
+
+
+def test_torch_tensors(rng):
+    torch = pytest.importorskip("torch")
+    q, k, v, g = (torch.tensor(a) for a in make(rng, (2, 4), (20, 30, 16, 8), kv_lead=(2, 2)))
+    mask = torch.randn(20, 30)
+    results = []
+    for function in (F.scaled_dot_product_attention, torch.nn.functional.scaled_dot_product_attention):
+        leaves = [t.clone().requires_grad_() for t in (q, k, v, mask)]
+        y = function(*leaves, enable_gqa=True)
+        y.backward(g)
+        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, theirs in zip(*results, strict=True):
+        assert isinstance(ours, torch.Tensor)
+        close(ours.numpy(), theirs.numpy(), 1e-5)
 
 
 def test_errors(rng):

@@ -162,6 +162,22 @@ def test_same_bits_for_any_number_of_threads(isa, rng):
     assert len(grads) == 1
 
 
+def test_torch_tensors(rng):
+    torch = pytest.importorskip("torch")
+    weight, index = torch.tensor(rng.standard_normal((9, 20)) * 2), torch.tensor(rng.integers(0, 9, (4, 6)))
+    results = []
+    for function in (F.embedding, torch.nn.functional.embedding):
+        w = weight.clone().requires_grad_()
+        before = w._version
+        y = function(index, w, padding_idx=3, max_norm=1.5, scale_grad_by_freq=True)
+        assert w._version > before
+        y.sum().backward()
+        results.append((y.detach(), w.detach(), w.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert isinstance(ours, torch.Tensor)
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-12)
+
+
 def test_errors():
     weight = np.ones((4, 3), np.float32)
     for bad in (-1, 4, 10**15, -(2**63)):

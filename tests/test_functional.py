@@ -117,6 +117,24 @@ def test_like_torch(name, args, kwargs, dtype, isa):
     np.testing.assert_array_equal(plain, got[0])
 
 
+@pytest.mark.parametrize("name, args, kwargs", CASES, ids=IDS)
+def test_torch_tensors(name, args, kwargs):
+    """torch tensors in, torch tensors out, differentiated by torch."""
+    arguments = arrays_of(name, args, np.random.default_rng(5), np.float32)
+    if name in ("permute", "mean"):
+        arguments[1] = tuple(arguments[1])
+
+    def grad(shape):
+        return np.random.default_rng(6).standard_normal(shape).astype(np.float32)
+
+    def make(array, requires_grad=True):
+        return torch.tensor(array, requires_grad=requires_grad)
+
+    got = gradients(getattr(F, name), arguments, kwargs, make, grad)
+    for a, b in zip(got, gradients(getattr(F, name), arguments, kwargs, in_fastnn, grad), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_several_inputs(rng):
     a, b, c = (rng.standard_normal(SHAPE).astype(np.float32) for _ in range(3))
     np.testing.assert_array_equal(F.cat([a, b], 1), np.concatenate([a, b], 1))

@@ -109,8 +109,8 @@ std::tuple<Array, Array> attention(const Array& query, const Array& key, const A
   Dims shape = query.shape, rows = query.shape;
   shape[shape.n - 1] = p.width;
   rows.n -= 1;
-  Array y = empty_in_order_of(query, shape, p.dtype), log_sum = Array::empty(rows, p.compute);
-  if (p.heads * p.queries == 0) return {std::move(y), std::move(log_sum)};
+  Array y = rows_like(query, shape, p.dtype), log_sum = Array::empty(rows, p.compute);
+  if (p.heads * p.queries == 0) return {in_layout_of(query, y), std::move(log_sum)};
   FlushSubnormals flush;
   Tiles tiles(p);
   // Queries are dealt evenly to blocks, whose number depends on the shape alone.
@@ -123,7 +123,7 @@ std::tuple<Array, Array> attention(const Array& query, const Array& key, const A
       block.run(h, first, dealt(p.queries, blocks, task % blocks + 1) - first, y, log_sum);
     }
   });
-  return {std::move(y), std::move(log_sum)};
+  return {in_layout_of(query, y), std::move(log_sum)};
 }
 
 }  // namespace fastnn::ops

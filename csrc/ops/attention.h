@@ -11,7 +11,7 @@
 namespace fastnn::ops {
 
 // mask broadcasts to (..., H, L, S): bool, false = not seen, or floating, added. is_causal: query i sees keys up to i.
-// Returns y (..., H, L, Ev), with its axes in memory in the order of query's, and log(sum(exp(scores))) (..., H, L) in
+// Returns y (..., H, L, Ev), laid out like query if that is dense and Ev = E, and log(sum(exp(scores))) (..., H, L) in
 // the compute type, which is +inf where all keys are masked.
 std::tuple<Array, Array> attention(const Array& query, const Array& key, const Array& value,
                                    const std::optional<Array>& mask, bool is_causal, double scale, double dropout_p,

@@ -207,18 +207,23 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>, std
   Inputs in{p, g, log_sum.contiguous(), dots(p, g, y)};
   Tiles tiles(p);
   Results out;
-  if (need_query) out.query = empty_in_order_of(query, query.shape, p.dtype);
+  if (need_query) out.query = rows_like(query, query.shape, p.dtype);
   // Pairs of a query and a key that it does not see are not visited.
   if (need_mask) out.mask = is_causal ? Array::zeros(full, p.compute) : Array::empty(full, p.compute);
   if (need_query || need_mask) run_pass(in, tiles, false, out);
   if (need_key_value) {
-    out.key = empty_in_order_of(key, key.shape, p.dtype);
-    out.value = empty_in_order_of(value, value.shape, p.dtype);
+    out.key = rows_like(key, key.shape, p.dtype);
+    out.value = rows_like(value, value.shape, p.dtype);
     run_pass(in, tiles, true, out);
   }
-  auto given = [](bool wanted, Array& a) { return wanted ? std::optional<Array>(std::move(a)) : std::nullopt; };
-  return {given(need_query, out.query), given(need_key_value, out.key), given(need_key_value, out.value),
-          given(need_mask, out.mask)};
+  std::optional<Array> dq, dk, dv, dm;
+  if (need_query) dq = in_layout_of(query, out.query);
+  if (need_key_value) {
+    dk = in_layout_of(key, out.key);
+    dv = in_layout_of(value, out.value);
+  }
+  if (need_mask) dm = std::move(out.mask);
+  return {std::move(dq), std::move(dk), std::move(dv), std::move(dm)};
 }
 
 }  // namespace fastnn::ops

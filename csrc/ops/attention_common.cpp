@@ -192,20 +192,13 @@ void Tiles::multiply(const char* a, int64_t a_row, int64_t rows, int64_t k, Colu
   run(t, rows, b, b.n, c, c_row);
 }
 
-Array empty_in_order_of(const Array& like, const Dims& shape, DType dtype) {
-  int order[kMaxDims], n = like.ndim();
-  bool plain = like.stride(n - 1) == 1;
-  for (int i = 0; i < n; ++i) {
-    order[i] = i;
-    plain &= like.stride(i) > 0;
-  }
-  Dims strides = contiguous_strides(shape), sizes = shape;
-  if (!plain) return Array::empty(shape, dtype);
-  std::stable_sort(order, order + n - 1, [&](int a, int b) { return like.stride(a) > like.stride(b); });
-  for (int i = 0; i < n; ++i) sizes[i] = shape[order[i]];
-  Array a = Array::empty(sizes, dtype);
-  for (int i = 0; i < n; ++i) strides[order[i]] = a.stride(i);
-  return a.view(shape, strides);
+Array rows_like(const Array& like, const Dims& shape, DType dtype) {
+  bool same = shape == like.shape && (like.stride(like.ndim() - 1) == 1 || shape.back() <= 1);
+  return same ? Array::empty_like(like, dtype) : Array::empty(shape, dtype);
+}
+
+Array in_layout_of(const Array& like, const Array& a) {
+  return a.shape == like.shape && like.is_dense() ? a.with_layout_of(like) : a;
 }
 
 }  // namespace fastnn::ops

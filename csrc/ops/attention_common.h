@@ -98,7 +98,9 @@ class Tiles {
 // Row i of `parts` that `n` rows are dealt to evenly.
 inline int64_t dealt(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
 
-// Uninitialised, with its axes in memory in the order of like's, the last one innermost.
-Array empty_in_order_of(const Array& like, const Dims& shape, DType dtype);
+// Uninitialised, with contiguous rows, and laid out like `like` if that is dense and has such rows and that shape.
+Array rows_like(const Array& like, const Dims& shape, DType dtype);
+// `a`, laid out like `like` if that is dense and has a's shape.
+Array in_layout_of(const Array& like, const Array& a);
 
 }  // namespace fastnn::ops

@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .. import _C
 from ..random import next_philox
-from . import shape
+from . import _foreign, shape
 from .activation import _number
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..tensor import Tensor
 
     Array = Tensor | np.ndarray
 
 
-def _record(query, key, value, attn_mask, is_causal, scale, dropout_p):
-    seed, offset = next_philox() if dropout_p else (0, 0)
-    details = (is_causal, scale, dropout_p, seed, offset)
+def _record(query, key, value, attn_mask, is_causal, scale, dropout_p, words):
+    details = (is_causal, scale, dropout_p, *_seed_and_offset(words))
     y, log_sum = _C.attention(query, key, value, attn_mask, *details)
-    return y, (query, key, value, attn_mask, y, log_sum, *details)
+    return y, (query, key, value, attn_mask, y, log_sum, is_causal, scale, dropout_p, words)
 
 
 def _backward(ctx, grad):
     need_query, need_key, need_value, need_mask = ctx.needs_input_grad[:4]
-    *grads, grad_mask = _C.attention_backward(grad, *ctx.saved, need_query, need_key or need_value, need_mask)
+    *saved, words = ctx.saved
+    *grads, grad_mask = _C.attention_backward(
+        grad, *saved, *_seed_and_offset(words), need_query, need_key or need_value, need_mask
+    )
     if need_mask:
         mask = ctx.saved[3]
         grad_mask = _C.astype(_C.sum_to(grad_mask, mask.shape), mask.dtype)
     return (*grads, grad_mask)
 
 
+def _seed_and_offset(words):
+    return words if isinstance(words, tuple) else words.tolist()
+
+
+# `words` are the seed and the offset of the dropout: a tuple, or an int64 tensor from the generator of torch.
 _attention = _C.Op("scaled_dot_product_attention", lambda *arguments: _record(*arguments)[0], _record, _backward)
+
+
+def _words(query: Array) -> Any:
+    if not isinstance(query, (_C.TensorBase, np.ndarray)):
+        words = _foreign.random_key(query)
+        if words is not None:
+            return words
+    return next_philox()
 
 
 def scaled_dot_product_attention(
@@ -58,13 +73,14 @@ def scaled_dot_product_attention(
         attn_mask: broadcasts to (..., H, L, S). bool: False hides a key from a query; floating: added to the scores.
             A query that sees no key gets 0.
         dropout_p: probability of a weight to be dropped, always applied (there is no `training`); others are divided by
-            1 - dropout_p. The mask is Philox4x32-10, see functional.dropout.
+            1 - dropout_p. The mask is Philox4x32-10, see functional.dropout; torch tensors take seed and offset from
+            torch's generator.
         is_causal: query i sees keys 0 to i; with attn_mask, both hold.
         scale: default 1 / sqrt(E).
         enable_gqa: key and value may have H / G heads: query head h uses their head h // G. Ainslie et al. 2023,
             arXiv:2305.13245.
 
-    Returns: (..., H, L, Ev) in the dtype of query, its axes in memory in query's order.
+    Returns: (..., H, L, Ev) in the dtype of query, in its layout too if that is dense and Ev = E.
 
     Raises:
         ValueError: shapes that do not fit, dropout_p outside of [0, 1].
@@ -78,7 +94,8 @@ def scaled_dot_product_attention(
         scale = 1 / math.sqrt(query.shape[-1] or 1) if query.shape else 1.0
     if query.shape[:-2] != key.shape[:-2] or query.shape[:-2] != value.shape[:-2]:
         query, key, value = _broadcast(op, query, key, value, enable_gqa)
-    return _attention(query, key, value, attn_mask, bool(is_causal), _number(op, "scale", scale), dropout_p)
+    words = _words(query) if dropout_p else (0, 0)
+    return _attention(query, key, value, attn_mask, bool(is_causal), _number(op, "scale", scale), dropout_p, words)
 
 
 def _broadcast(op: str, query: Array, key: Array, value: Array, enable_gqa: bool) -> tuple[Array, Array, Array]:

@@ -18,13 +18,20 @@ def _record(weight, input, padding_idx, scale_grad_by_freq):
     return _C.embedding(weight, input), (input, weight.shape, padding_idx, scale_grad_by_freq)
 
 
+def _renormed_forward(weight, input, max_norm, norm_type):
+    weight = _C.clone(weight)
+    _C.embedding_renorm(weight, input, max_norm, norm_type)
+    return weight
+
+
 _embedding = _C.Op(
     "embedding",
     forward=lambda weight, input, padding_idx, scale_grad_by_freq: _C.embedding(weight, input),
     record=_record,
     backward=lambda ctx, grad: _C.embedding_backward(grad, *ctx.saved),
 )
-_renorm = _C.Op("embedding", _C.embedding_renorm)
+_renorm = _C.Op("embedding_renorm_", _C.embedding_renorm)
+_renormed = _C.Op("embedding_renorm", _renormed_forward)
 
 
 def embedding(
@@ -69,12 +76,15 @@ def embedding(
         padding_idx = at % rows
     if max_norm is not None:
         max_norm, norm_type = _number("embedding", "max_norm", max_norm), _number("embedding", "norm_type", norm_type)
-        if not isinstance(weight, (_C.TensorBase, np.ndarray)):
+        if isinstance(weight, (_C.TensorBase, np.ndarray)):
+            _renorm(weight.detach() if isinstance(weight, _C.TensorBase) else weight, input, max_norm, norm_type)
+        elif hasattr(weight, "copy_"):  # torch's own change in place, which it counts
+            weight.detach().copy_(_renormed(weight.detach(), input, max_norm, norm_type))
+        else:
             raise NotImplementedError(
                 f"embedding: max_norm changes weight in place, which is not supported for {type(weight).__name__}; "
-                "expected a Tensor or a numpy array"
+                "expected a Tensor, a numpy array or a torch tensor"
             )
-        _renorm(weight.detach() if isinstance(weight, _C.TensorBase) else weight, input, max_norm, norm_type)
     return _embedding(weight, input, padding_idx, bool(scale_grad_by_freq))
 
 
