@@ -169,9 +169,8 @@ struct Runs {
 
 // A block of attention: `rows` queries by `cols` keys. All matrices have `step` elements between rows and are in the
 // scalar type; bias and factor may be null. Row r sees the first min(cols, seen + r * seen_step) keys.
-//   s = scale * scores + bias,  m' = max(m, max s),  scores = exp(s - m') * factor,  total = total exp(m - m') + sum
-//   exp(s
-//   - m'),  out *= exp(m - m')
+//   s = scale * scores + bias,  m' = max(m, max s),  scores = exp(s - m') * factor,
+//   total = total * exp(m - m') + sum exp(s - m'),  out *= exp(m - m')
 // with m in top, one per row, and zeros written for keys that are not seen. out has out_cols columns; null: not yet
 // written. The online softmax of Milakov & Gimelshein 2018, arXiv:1805.02867.
 struct AttentionSoftmax {
