@@ -229,7 +229,7 @@ class Plan:
 
 
 class FoldedForward:
-    """What `module.forward` is while it is folded."""
+    """Holds the plans of a module; its method forward() is what `module.forward` is while it is folded."""
 
     def __init__(self, module: torch.nn.Module, leaves: set[torch.nn.Module] | None = None) -> None:
         self.module = module
@@ -247,7 +247,7 @@ class FoldedForward:
     def original(self, *args: Any, **kwargs: Any) -> Any:
         return type(self.module).forward(self.module, *args, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
             return self.original(*args, **kwargs)
         plan = self.plan(args, kwargs)
@@ -312,10 +312,10 @@ class FoldedForward:
                 folded.refresh()
 
     def install(self) -> None:
-        vars(self.module)["forward"] = self
+        vars(self.module)["forward"] = self.forward
 
     def remove(self) -> None:
-        if vars(self.module).get("forward") is self:
+        if vars(self.module).get("forward") == self.forward:
             del vars(self.module)["forward"]
 
     # A copy, and what is read from a file, folds its own module; what was traced belongs to this one.
