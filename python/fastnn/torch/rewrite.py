@@ -406,6 +406,9 @@ def _replace(
     result.pieces.append(Piece(order[chain.nodes[0]], call.name, modules, new, before))
 
 
+_BY_NAME = ("approximate",)  # what torch's namesake takes by name only
+
+
 def _arguments(call: _Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(positional, keyword) arguments, without those that have their default."""
     parameters = _signature(call.name).parameters
@@ -414,7 +417,7 @@ def _arguments(call: _Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
         parameter = parameters[name]
         if parameter.default is not inspect.Parameter.empty and value is parameter.default:
             positional = False
-        elif positional and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        elif positional and parameter.kind is not inspect.Parameter.KEYWORD_ONLY and name not in _BY_NAME:
             args.append(value)
         else:
             kwargs[name] = value

@@ -193,7 +193,7 @@ class _Swapping:
         elif problem:
             candidate.drop(problem)
         elif row.after_us > _GAIN * row.before_us:
-            candidate.drop("not faster")
+            candidate.drop("slower" if row.after_us > row.before_us else "gains less than 3 %")
         else:
             candidate.keep()
 
