@@ -163,6 +163,11 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::adam_step>(m, "adam_step",
                             "params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, lr, beta1, beta2, eps, "
                             "weight_decay, decoupled, maximize");
+  ok &= add<ops::rmsprop_step>(m, "rmsprop_step",
+                               "params, grads, square_avgs, grad_avgs, momenta, steps, lr, alpha, eps, weight_decay, "
+                               "momentum, maximize");
+  ok &= add<ops::adagrad_step>(m, "adagrad_step",
+                               "params, grads, sums, steps, lr, lr_decay, weight_decay, eps, maximize");
   ok &= add<ops::clip_grad_norm>(m, "clip_grad_norm", "grads, max_norm, norm_type, error_if_nonfinite");
   ok &= add<ops::clip_grad_value>(m, "clip_grad_value", "grads, clip_value");
   ok &= add<ops::penalty>(m, "penalty", "params, p, weight");

@@ -123,6 +123,15 @@ struct AdamStep {
   double shrink;        // the parameter is multiplied by it first: 1 - lr weight_decay for AdamW, else 1
   bool maximize;
 };
+struct RmspropStep {
+  double lr, alpha, eps, weight_decay, momentum;
+  bool maximize;
+};
+struct AdagradStep {
+  double step_size;  // lr / (1 + (t - 1) lr_decay)
+  double weight_decay, eps;
+  bool maximize;
+};
 // One axis of a pooling. Window o starts at o * stride - padding and has `taps` taps, `dilation` apart; where stride is
 // 0 (adaptive) it is floor(o * input / output) up to ceil((o + 1) * input / output), and `taps` bounds their length.
 struct PoolAxis {

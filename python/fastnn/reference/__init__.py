@@ -49,10 +49,11 @@ from .loss import (
     nll_loss,
     smooth_l1_loss,
 )
-from .optim import adam, adamw, sgd
+from .optim import adagrad, adam, adamw, rmsprop, sgd
 from .pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 
 __all__ = [
+    "adagrad",
     "adam",
     "adamw",
     "adaptive_avg_pool2d",
@@ -88,6 +89,7 @@ __all__ = [
     "prelu",
     "relu",
     "relu6",
+    "rmsprop",
     "scaled_dot_product_attention",
     "selu",
     "sgd",
