@@ -18,6 +18,7 @@
 #include "ops/pooling.h"
 #include "ops/probe.h"
 #include "ops/reduction.h"
+#include "ops/rnn.h"
 #include "ops/shape.h"
 #include "ops/softmax.h"
 #include "parallel.h"
@@ -156,6 +157,11 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::conv2d_backward>(
       m, "conv2d_backward",
       "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
+  // rnn
+  ok &= add<ops::rnn_layer>(m, "rnn_layer", "cell, input, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, reverse");
+  ok &= add<ops::rnn_layer_backward>(
+      m, "rnn_layer_backward",
+      "cell, grad, grad_h, grad_c, input, weight_ih, weight_hh, h, c, gates, hidden_term, reverse, needs");
   // optimizer
   ok &= add<ops::optimizer_state>(m, "optimizer_state", "param");
   ok &= add<ops::sgd_step>(m, "sgd_step",

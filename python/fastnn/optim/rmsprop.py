@@ -21,8 +21,8 @@ class RMSprop(Optimizer):
         params: Tensors or groups, see Optimizer.
         alpha: 0 to 1.
 
-    State: step (a float32 scalar), square_avg (v), with momentum momentum_buffer (b), with centered grad_avg (m): float32
-    or, for float64 parameters, float64.
+    State: step (a float32 scalar), square_avg (v), with momentum momentum_buffer (b), with centered grad_avg (m):
+    float32, or float64 for float64 parameters.
 
     Tieleman & Hinton 2012, Coursera lecture 6.5; centered: Graves 2013, arXiv:1308.0850.
     """

@@ -51,6 +51,7 @@ from .loss import (
 )
 from .optim import adagrad, adam, adamw, rmsprop, sgd
 from .pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
+from .rnn import gru_layer, lstm_layer, rnn_layer
 
 __all__ = [
     "adagrad",
@@ -69,6 +70,7 @@ __all__ = [
     "embedding",
     "gelu",
     "glu",
+    "gru_layer",
     "hardshrink",
     "hardsigmoid",
     "hardswish",
@@ -80,6 +82,7 @@ __all__ = [
     "linear",
     "log_softmax",
     "logsigmoid",
+    "lstm_layer",
     "matmul",
     "max_pool2d",
     "mish",
@@ -90,6 +93,7 @@ __all__ = [
     "relu",
     "relu6",
     "rmsprop",
+    "rnn_layer",
     "scaled_dot_product_attention",
     "selu",
     "sgd",
