@@ -123,6 +123,15 @@ struct AdamStep {
   double shrink;        // the parameter is multiplied by it first: 1 - lr weight_decay for AdamW, else 1
   bool maximize;
 };
+struct RmspropStep {
+  double lr, alpha, eps, weight_decay, momentum;
+  bool maximize;
+};
+struct AdagradStep {
+  double step_size;  // lr / (1 + (t - 1) lr_decay)
+  double weight_decay, eps;
+  bool maximize;
+};
 // One axis of a pooling. Window o starts at o * stride - padding and has `taps` taps, `dilation` apart; where stride is
 // 0 (adaptive) it is floor(o * input / output) up to ceil((o + 1) * input / output), and `taps` bounds their length.
 struct PoolAxis {
@@ -198,6 +207,32 @@ struct AttentionGradient {
   void *scores, *gradients;
   const void *bias, *factor;
   const void *log_sum, *delta;
+};
+
+// Equations and the order of the gates stand in python/fastnn/ops/rnn.py.
+enum class RnnCell : int { rnn_tanh, rnn_relu, lstm, gru };
+
+// A block of one step of a recurrent layer: `rows` sequences by `units` of `hidden` units. All values are in the scalar
+// type; rows of states (h, c, ...) and gates of one row are `hidden` elements apart.
+struct RnnBlock {
+  RnnCell cell;
+  int64_t rows, units, hidden;
+  // Forward: gate g of h_prev W_hh^T stands product_gate g elements on. Backward: the gradient of h by later steps. null:
+  // zeros.
+  const void* product;
+  int64_t product_step, product_gate;
+  void* gates;  // forward: the input's part; then what the gates let pass
+  int64_t gates_step;
+  const void* hidden_bias;  // GRU: of its third gate; null: zeros
+  void* hidden_term;        // GRU: h_prev W_hn^T + b_hn
+  const void *h_prev, *c_prev;
+  void *h, *c;
+  void* h_next;  // a copy of h whose rows are h_next_step elements apart
+  int64_t h_next_step;
+  const void* dy;  // null: zeros
+  void* carry;     // gradient that passes by the gates: of c for an LSTM, of h for a GRU
+  void* dgates;    // of what the gates' functions are applied to; GRU: n, r, z, and hidden_term
+  int64_t dgates_step;
 };
 
 // Elementwise arithmetic. bit_and, bit_or and bit_xor are for integers and bool, which ops/elementwise.cpp does itself.
