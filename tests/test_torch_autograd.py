@@ -14,7 +14,8 @@ from fastnn.torch import registration  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 ROWS = {row.name: row for row in registration.ROWS}
-DIFFERENTIABLE = [(n, a) for n, a in torch_samples.samples() if ROWS[n].differentiable and n != "penalty"]
+SAMPLES = [*torch_samples.samples(), *torch_samples.layer_samples()]
+DIFFERENTIABLE = [(n, a) for n, a in SAMPLES if ROWS[n].differentiable and not (n == "embedding" and a[3])]
 
 
 def to_double(value):

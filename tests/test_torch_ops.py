@@ -13,7 +13,7 @@ from fastnn import _C  # noqa: E402
 from fastnn.ops import _torch  # noqa: E402
 from fastnn.torch import registration  # noqa: E402
 
-SAMPLES = list(torch_samples.samples())
+SAMPLES = [*torch_samples.samples(), *torch_samples.layer_samples()]
 NAMES = [f"{i}-{name}" for i, (name, _) in enumerate(SAMPLES)]
 ROWS = {row.name: row for row in registration.ROWS}
 each_sample = pytest.mark.parametrize("name, args", SAMPLES, ids=NAMES)
@@ -47,7 +47,7 @@ def test_every_op_is_registered_or_torchs_own():
     modules = [importlib.import_module(f"fastnn.ops.{m.name}") for m in pkgutil.iter_modules(fastnn.ops.__path__)]
     ops = {id(v): v for m in [*modules, utils] for v in vars(m).values() if isinstance(v, _C.Op)}
     registered = {id(row.op) for row in registration.ROWS}
-    replaced = {"dropout"}  # torch tensors go to the op that takes its random words as a tensor
+    replaced = {"dropout", "embedding_renorm_"}  # torch tensors go to ops that take random words, or return a copy
     missing = [
         op.name
         for key, op in ops.items()
@@ -99,6 +99,8 @@ def test_autocast_does_what_it_does_to_torch(name, args):
     row = ROWS[name]
     if name in ("mse_loss", "l1_loss") and args[2] is not None:
         pytest.skip("torch computes weighted losses from other ops")
+    if name == "pad" and args[2] != "constant":
+        pytest.skip("torch computes the other modes in float32, which gains nothing")
     for dtype in (torch.float32, torch.bfloat16):
         cast = tuple(as_dtype(x, dtype) for x in filled(name, args))
         if name in ("conv2d", "linear"):

@@ -24,7 +24,8 @@ def _grad(x: torch.Tensor) -> torch.Tensor:
 
 
 _UNARY = (
-    "relu sigmoid tanh relu6 gelu gelu_tanh silu mish hardswish hardsigmoid softsign exp expm1 sqrt log log1p abs neg"
+    "relu sigmoid tanh relu6 gelu gelu_tanh silu mish hardswish hardsigmoid softsign exp expm1 sqrt log log1p abs neg "
+    "selu logsigmoid"
 ).split()
 _BINARY = "add sub mul div pow maximum minimum".split()
 _COMPARISONS = "eq ne lt le gt ge".split()
@@ -41,6 +42,11 @@ def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "elu", (_grad(_tensor(7)), 1.5, 0.0)
     yield "hardtanh", (_grad(_tensor(7)), -0.5, 0.5)
     yield "softplus", (_grad(_tensor(7)), 2.0, 3.0)
+    yield "celu", (_grad(_tensor(7)), 1.5, 0.0)
+    yield "hardshrink", (_grad(_tensor(7)), 0.5, 0.0)
+    yield "softshrink", (_grad(_tensor(7)), 0.5, 0.0)
+    yield "threshold", (_grad(_tensor(7)), 0.1, 0.5)
+    yield "prelu", (_grad(_tensor(2, 3, 4)), _grad(_positive(3)))
     yield "clone", (_grad(_tensor(3, 4).t()),)
     yield "dropout", (_grad(_tensor(3, 4)), 0.5, torch.tensor([3, 4]))
     for name in _BINARY:
@@ -61,6 +67,7 @@ def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "where.Scalar", (condition, _grad(_tensor(3, 4)), 0)
     yield "where.Scalar_Tensor", (condition, 1.5, _grad(_tensor(3, 4)))
     yield "clamp", (_grad(_tensor(3, 4)), -0.5, None)
+    yield "clamp.Tensor", (_grad(_tensor(3, 4)), _grad(_tensor(3, 4, seed=1)), None)
     for name in ("sum", "mean", "amax", "amin"):
         yield name, (_grad(_tensor(3, 4, 2)), [1], False)
         yield name, (_grad(_tensor(3, 4)), [0, -1], True)
@@ -104,6 +111,40 @@ def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
             yield f"adaptive_max_pool2d{suffix}", (x, (3, -1))
         yield "avg_pool2d", (x, (3, 2), (2, 2), (1, 0), True, False, 0)
         yield "adaptive_avg_pool2d", (x, (2, 3))
+
+
+def layer_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Those of table_layers.py."""
+    x, w, b = _tensor(3, 4, 6), _tensor(6), _tensor(6, seed=1)
+    yield "layer_norm", (_grad(x), [6], _grad(w), _grad(b), 1e-5)
+    yield "layer_norm", (_grad(x.transpose(0, 1)), [4, 6][1:], None, None)
+    yield "rms_norm", (_grad(x), [4, 6], _grad(_tensor(4, 6)), 1e-5)
+    images = [_tensor(3, 4, 5, 2), _tensor(3, 4, 5, 2).to(memory_format=CHANNELS_LAST), _tensor(3, 4, 6)]
+    scale, shift = _tensor(4), _tensor(4, seed=1)
+    for image in images:
+        yield "batch_norm", (_grad(image), _grad(scale), _grad(shift), torch.zeros(4), torch.ones(4), True, 0.1, 1e-5)
+        yield "batch_norm", (_grad(image), _grad(scale), None, torch.zeros(4), torch.ones(4) * 2, False, 0.1, 1e-5)
+        yield "group_norm", (_grad(image), 2, _grad(scale), _grad(shift), 1e-5)
+        yield "instance_norm", (_grad(image), _grad(scale), _grad(shift), None, None, 0.1, 1e-5)
+    yield "instance_norm", (_grad(images[0]), None, None, torch.zeros(4), torch.ones(4), 0.1, 1e-5)
+    for p in (2.0, 1.0):
+        yield "normalize", (_grad(_positive(3, 4)), p, [1], 1e-12)
+    q, k, v = (_grad(_tensor(2, 3, 5, 4, seed=i)) for i in range(3))
+    mask = _tensor(5, 5) > -1
+    yield "scaled_dot_product_attention", (q, k, v, None, True, 0.5, 0.0, [0, 0])
+    yield "scaled_dot_product_attention", (q, k, v, mask | torch.eye(5).bool(), False, 0.5, 0.0, [0, 0])
+    yield "scaled_dot_product_attention.Tensor", (q, k, v, _grad(_tensor(5, 5)), False, 0.5, 0.0, torch.tensor([3, 4]))
+    indices = torch.tensor([[0, 2], [5, 2]])
+    yield "embedding", (_grad(_tensor(6, 3)), indices, -1, False)
+    yield "embedding", (_grad(_tensor(6, 3)), indices, 2, True)
+    yield "embedding_renorm", (_tensor(6, 3), indices, 1.0, 2.0)
+    yield "one_hot", (indices, 7)
+    yield "pad", (_grad(_tensor(2, 3, 4)), [0, 0, 0, 0, 1, 2], "constant", 1.5)
+    yield "pad", (_grad(images[1]), [0, 0, 0, 0, 1, 0, 1, 1], "reflect", 0.0)
+    kernel = _grad(_tensor(4, 3, 3, 2))
+    for image in images[:2]:
+        geometry = ((2, 1), (1, 1, 0, 0), (1, 1))
+        yield "conv_transpose2d", (_grad(image), kernel, _grad(_tensor(3)), *geometry[:2], (10, 3), geometry[2], 1)
 
 
 def operator(name: str) -> Any:

@@ -27,6 +27,7 @@ struct Hooks {
   PyObject* is_grad_enabled;
   PyObject* forward_ad;  // __dict__ of torch.autograd.forward_ad
   PyObject* profiler;    // __dict__ of torch.autograd.profiler
+  PyObject* increment_version;
 };
 Hooks hooks;
 const DLExchange* exchange = nullptr;
@@ -109,7 +110,8 @@ struct OnTorch {
 
 enum class Loan { done, unusual, failed };
 
-// The Tensors that stand for torch tensors during one call, on torch's memory, which no op may write to.
+// The Tensors that stand for torch tensors during one call, on torch's memory. What an op writes to (batch_norm to its
+// running statistics) counts as changed for torch too.
 class Borrowed {
  public:
   explicit Borrowed(Py_ssize_t capacity) {
@@ -127,6 +129,7 @@ class Borrowed {
     for (Py_ssize_t i = 0; i < count_; ++i) {
       if (!theirs_[i]) continue;
       Storage* s = storage(i);
+      if (s->version.load(std::memory_order_relaxed)) note_change(theirs_[i]);
       if (Py_REFCNT(seen_[i]) > 1 || s->references.load(std::memory_order_relaxed) > 1) {
         s->owner = Py_NewRef(theirs_[i]);
         s->release = [](void* owner) {
@@ -150,7 +153,7 @@ class Borrowed {
     theirs_[count_++] = nullptr;
   }
 
-  Loan lend(PyObject* t) {
+  Loan lend(PyObject* t, bool writable = true) {
     if (!is_torch(t) || is_true(PyObject_CallMethodNoArgs(t, names->is_neg))) return Loan::unusual;
     DLTensor d;
     if (exchange->borrow(t, &d)) {  // meta and sparse tensors, wrappers of transforms
@@ -163,7 +166,7 @@ class Borrowed {
       Array a;
       read_layout(d, a);
       if (!a.data && a.numel()) return Loan::unusual;  // without memory of its own
-      PyObject* tensor = wrap(Array::borrow(a.data, a.shape, a.strides, *dtype, false, [](void*) {}, nullptr));
+      PyObject* tensor = wrap(Array::borrow(a.data, a.shape, a.strides, *dtype, writable, [](void*) {}, nullptr));
       if (!tensor) return Loan::failed;
       seen_[count_] = tensor;
       theirs_[count_++] = t;
@@ -213,6 +216,13 @@ class Borrowed {
 
  private:
   static constexpr Py_ssize_t kInline = 16;
+  static void note_change(PyObject* t) {  // also beside an error
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    Py_XDECREF(PyObject_CallOneArg(hooks.increment_version, t));
+    PyErr_Clear();
+    PyErr_Restore(type, value, trace);
+  }
   Storage* storage(Py_ssize_t i) const { return tensor(i)->array.storage.operator->(); }
 
   Py_ssize_t count_ = 0;
@@ -364,7 +374,7 @@ PyObject* restore(PyObject* values, PyObject* tensors, Borrowed& loans, Loan& lo
   for (Py_ssize_t i = 0; loan == Loan::done && i < n; ++i) {
     PyObject* v = PyTuple_GET_ITEM(values, i);
     if (v == Py_Ellipsis) {
-      loan = loans.lend(PyTuple_GET_ITEM(tensors, next++));
+      loan = loans.lend(PyTuple_GET_ITEM(tensors, next++), false);  // backward() may run again on them
       if (loan == Loan::done) v = loans.args()[loans.count() - 1];
     }
     PyTuple_SET_ITEM(saved, i, Py_NewRef(v));
@@ -513,8 +523,9 @@ bool attach_torch(PyObject* module) {
     PyErr_Format(PyExc_ImportError, "torch's DLPack exchange has version %u; expected 1", api->header.version.major);
     return false;
   }
-  hooks = {get("resolve"),  get("unusual"),        get("unusual_backward"), get("only_once"),  get("view"),
-           get("is_plain"), get("function_modes"), get("is_grad_enabled"),  get("forward_ad"), get("profiler")};
+  hooks = {get("resolve"),    get("unusual"),  get("unusual_backward"), get("only_once"),
+           get("view"),       get("is_plain"), get("function_modes"),   get("is_grad_enabled"),
+           get("forward_ad"), get("profiler"), get("increment_version")};
   PyObject *keys = get("key_library"), *cpu = get("cpu_library");
   if (PyErr_Occurred()) return false;
   auto open = [](PyObject* path) {

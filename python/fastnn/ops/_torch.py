@@ -22,6 +22,7 @@ Parameter = torch.nn.Parameter
 exchange = torch.Tensor.__dlpack_c_exchange_api__
 function_modes = torch._C._len_torch_function_stack
 is_grad_enabled = torch.is_grad_enabled
+increment_version = torch.autograd.graph.increment_version
 forward_ad = vars(_forward_ad)
 profiler = vars(_profiler)  # what it shows are operators of the dispatcher
 

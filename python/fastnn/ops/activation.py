@@ -193,8 +193,7 @@ def selu(input: Array, inplace: bool = False) -> Array:
 
     The derivative at 0 is s a.
     """
-    y = _selu(input, 0.0, 0.0)
-    return _write_back("selu", input, y) if inplace else y
+    return _in_place("selu", _selu, input, 0.0, 0.0) if inplace else _selu(input, 0.0, 0.0)
 
 
 def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
@@ -202,8 +201,7 @@ def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
     alpha = _number("celu", "alpha", alpha)
     if alpha == 0:
         raise ValueError("celu: alpha is 0; expected another number")
-    y = _celu(input, alpha, 0.0)
-    return _write_back("celu", input, y) if inplace else y
+    return _in_place("celu", _celu, input, alpha, 0.0) if inplace else _celu(input, alpha, 0.0)
 
 
 def logsigmoid(input: Array) -> Array:
@@ -226,5 +224,7 @@ def softshrink(input: Array, lambd: float = 0.5) -> Array:
 
 def threshold(input: Array, threshold: float, value: float, inplace: bool = False) -> Array:
     """y = x if x > threshold else value; NaN stays."""
-    y = _threshold(input, _number("threshold", "threshold", threshold), _number("threshold", "value", value))
-    return _write_back("threshold", input, y) if inplace else y
+    threshold, value = _number("threshold", "threshold", threshold), _number("threshold", "value", value)
+    return (
+        _in_place("threshold", _threshold, input, threshold, value) if inplace else _threshold(input, threshold, value)
+    )

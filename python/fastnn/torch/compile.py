@@ -30,11 +30,17 @@ def _substitute(op: _C.Op) -> Callable[..., Any]:
     if len(rows) == 1:
         from_op = row.from_op
         return lambda *args: operator(*from_op(*args))
-    overloads = {row.numbers: operator for row, operator in rows}
+    overloads = [(row.kinds, operator) for row, operator in rows]
 
-    def choose(*args: Any) -> Any:
-        numbers = tuple(not isinstance(a, torch.Tensor) for a in args)
-        return overloads[numbers](*args)
+    def choose(*args: Any) -> Any:  # as Row.fits
+        for kinds, operator in overloads:
+            fits = True
+            for kind, arg in zip(kinds, args, strict=True):
+                if arg is not None and isinstance(arg, torch.Tensor) != (kind == "Tensor"):
+                    fits = False
+            if fits:
+                return operator(*args)
+        raise TypeError("no overload for these arguments")
 
     return choose
 

@@ -17,8 +17,10 @@ from torch.autograd import forward_ad
 
 from .. import _C
 from ..ops._torch import only_once
-from .table import ROWS, Args, Row
+from . import table, table_layers
+from .table import Args, Row
 
+ROWS = [*table.ROWS, *table_layers.ROWS]
 _library = torch.library.Library("fastnn", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 
@@ -206,7 +208,7 @@ def _autograd_kernel(row: Row, operator: Any, backward_operator: Any) -> Callabl
 
     def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
         output = _below_autograd(operator, keyset, row.from_op(*args))
-        kept = list(args)
+        kept = list(args if row.again is None else row.again(args))
         if row.saves == "output":
             kept[0] = output
         if row.uses_output is not None:
@@ -311,8 +313,10 @@ def _backward_name(name: str) -> str:
     return f"{base}_backward{dot}{overload}"
 
 
-def _without_defaults(arguments: str) -> str:
-    return ", ".join(a.partition("=")[0] for a in arguments.split(", "))
+def _backward_arguments(arguments: str) -> str:
+    """The arguments without defaults, and without what the forward operator changes."""
+    plain = arguments.replace("(a!)", "").replace("(b!)", "")
+    return ", ".join(a.partition("=")[0] for a in plain.split(", "))
 
 
 def _register(row: Row) -> Callable[..., Any]:
@@ -336,7 +340,7 @@ def _register_backward(row: Row) -> Callable[..., Any]:
     name = _backward_name(row.name)
     grads = "Tensor grad, " if not row.several else "".join(f"Tensor? grad{i}, " for i in range(_results(row)))
     output = "Tensor? output, " if row.uses_output is not None else ""
-    arguments = _without_defaults(row.arguments)
+    arguments = _backward_arguments(row.arguments)
     _library.define(f"{name}({grads}{output}{arguments}, bool[] needs) -> Tensor[]", tags=_TAGS)
     operator = _overload(name)
     _library.impl(name, _backward_kernel(row), "CPU")
@@ -373,9 +377,7 @@ def rows(op: _C.Op) -> list[tuple[Row, Callable[..., Any]]]:
 def find(op: _C.Op, args: Args) -> tuple[Row, Callable[..., Any]]:
     """The row and operator of op for these arguments of the Op."""
     found = rows(op)
-    if len(found) > 1:
-        numbers = tuple(not isinstance(a, torch.Tensor) for a in args)
-        for row, operator in found:
-            if row.numbers == numbers:
-                return row, operator
-    return found[0]
+    for row, operator in found[:-1]:
+        if row.fits(args):
+            return row, operator
+    return found[-1]

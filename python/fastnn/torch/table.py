@@ -16,7 +16,20 @@ import torch
 import torch.nn.functional as F
 
 from .. import _C, utils
-from ..ops import activation, arithmetic, conv2d, cross_entropy, dropout, loss, matmul, pooling, reduction, shape, unary
+from ..ops import (
+    activation,
+    activation_composed,
+    arithmetic,
+    conv2d,
+    cross_entropy,
+    dropout,
+    loss,
+    matmul,
+    pooling,
+    reduction,
+    shape,
+    unary,
+)
 from ..ops import softmax as softmax_ops
 from ..ops._epilogue import EPILOGUES
 
@@ -46,6 +59,7 @@ class Row:
         uses_output: (Op's arguments) -> whether it needs the output besides the inputs; None: never.
         saved: (Op's arguments, output) -> what the Op's record() saves, or None where that has to be computed again,
             as without it.
+        again: the Op's arguments with which record() may run again: those that it changes left out.
         autocast: what autocast does to the arguments: "lower" precision, "float32", "promote" to the widest, nothing.
     """
 
@@ -58,6 +72,7 @@ class Row:
     saves: str = "inputs"
     uses_output: Callable[[Args], bool] | None = None
     saved: Callable[[Args, Any], Args | None] | None = None
+    again: Callable[[Args], Args] | None = None
     autocast: str | None = None
     to_op: Callable[..., Args] = _tuples
     from_op: Callable[..., Args] = _same
@@ -66,10 +81,17 @@ class Row:
     def differentiable(self) -> bool:
         return self.op.record is not None
 
+    def fits(self, args: Args) -> bool:
+        """Whether this is the overload for these arguments: tensors and others where the schema has them."""
+        for kind, arg in zip(self.kinds, args, strict=True):
+            if arg is not None and isinstance(arg, torch.Tensor) != (kind == "Tensor"):
+                return False
+        return True
+
     @property
-    def numbers(self) -> tuple[bool, ...]:
-        """Which arguments are numbers where other overloads of the name take tensors."""
-        return tuple(argument.startswith("Scalar ") for argument in self.arguments.split(", "))
+    def kinds(self) -> tuple[str, ...]:
+        """The types of the arguments, as far as overloads differ in them."""
+        return tuple("Tensor" if a.startswith("Tensor") else "" for a in self.arguments.split(", "))
 
     @property
     def several(self) -> bool:
@@ -96,6 +118,12 @@ _ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {
     "hardtanh": lambda x, a, b: F.hardtanh(x, a, b),
     "softplus": lambda x, a, b: F.softplus(x, a, b),
     "softsign": lambda x, a, b: F.softsign(x),
+    "selu": lambda x, a, b: F.selu(x),
+    "celu": lambda x, a, b: F.celu(x, a),
+    "logsigmoid": lambda x, a, b: F.logsigmoid(x),
+    "hardshrink": lambda x, a, b: F.hardshrink(x, a),
+    "softshrink": lambda x, a, b: F.softshrink(x, a),
+    "threshold": lambda x, a, b: F.threshold(x, a, b),
     "exp": lambda x, a, b: torch.exp(x),
     "expm1": lambda x, a, b: torch.expm1(x),
     "sqrt": lambda x, a, b: torch.sqrt(x),
@@ -116,6 +144,14 @@ def _elementwise() -> Iterator[Row]:
             saves="output" if name in _FROM_OUTPUT else "inputs",
             saved=(lambda args, y: (y, *args[1:])) if name in _FROM_OUTPUT else (lambda args, y: args),
         )
+    yield Row(
+        "prelu",
+        activation_composed._prelu,
+        "Tensor input, Tensor weight",
+        F.prelu,
+        saved=lambda args, y: args,
+        autocast="lower",
+    )
     yield Row("clone", shape._clone, "Tensor input", lambda x: x.clone(), saved=lambda args, y: ())
     yield Row(
         "dropout",
@@ -172,13 +208,18 @@ def _arithmetic() -> Iterator[Row]:
         yield Row(name + overload, op, f"{kinds[0]} input, {kinds[1]} other", composite)
     for (a, b), overload in _KINDS.items():
         yield Row(f"where{overload}", arithmetic._where, f"Tensor condition, {a} input, {b} other", _where)
-    yield Row(
-        "clamp",
-        arithmetic._clamp,
-        "Tensor input, Scalar? min=None, Scalar? max=None",
-        lambda x, low, high: torch.clamp(x, low, high),
-        saved=lambda args, y: args,
-    )
+    for bound, overload in (("Scalar", ""), ("Tensor", ".Tensor")):
+        yield Row(
+            f"clamp{overload}",
+            arithmetic._clamp,
+            f"Tensor input, {bound}? min=None, {bound}? max=None",
+            _clamp,
+            saved=lambda args, y: args,
+        )
+
+
+def _clamp(x: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
+    return torch.clamp(x, low, high)
 
 
 # ---- reductions ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,173 @@
+"""Rows of the operators for normalization, attention, embedding, padding and transposed convolution: see table.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..ops import attention, conv_transpose, embedding, normalization, padding
+from .table import Args, Row
+
+# ---- normalization ---------------------------------------------------------------------------------------------------
+
+
+def _batch_norm(x, weight, bias, mean, var, training, momentum, eps):
+    return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+
+
+def _instance_norm(x, weight, bias, mean, var, momentum, eps):
+    return F.instance_norm(x, mean, var, weight, bias, True, momentum, eps)
+
+
+def _batch_norm_again(args: Args) -> Args:
+    x, weight, bias, mean, var, training, momentum, eps = args
+    return (x, weight, bias, None, None, training, momentum, eps) if training else args
+
+
+def _normalization() -> Iterator[Row]:
+    yield Row(
+        "layer_norm",
+        normalization._layer_norm,
+        "Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1e-05",
+        lambda x, shape, w, b, eps: F.layer_norm(x, shape, w, b, eps),
+        layout="contiguous",
+    )
+    yield Row(
+        "rms_norm",
+        normalization._rms_norm,
+        "Tensor input, SymInt[] normalized_shape, Tensor? weight, float eps",
+        lambda x, shape, w, eps: F.rms_norm(x, shape, w, eps),
+        layout="contiguous",
+    )
+    yield Row(
+        "batch_norm",
+        normalization._batch_norm,
+        "Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, bool training, "
+        "float momentum, float eps",
+        _batch_norm,
+        layout="image",
+        again=_batch_norm_again,
+    )
+    yield Row(
+        "group_norm",
+        normalization._group_norm,
+        "Tensor input, SymInt num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05",
+        lambda x, groups, w, b, eps: F.group_norm(x, groups, w, b, eps),
+        layout="image",
+    )
+    yield Row(
+        "instance_norm",
+        normalization._instance_norm,
+        "Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+        "float momentum, float eps",
+        _instance_norm,
+        layout="image",
+        again=lambda args: (*args[:3], None, None, *args[5:]),
+    )
+    yield Row(
+        "normalize",
+        normalization._normalize,
+        "Tensor input, float p, int[] dim, float eps",
+        lambda x, p, dim, eps: F.normalize(x, p, tuple(dim), eps),
+    )
+
+
+# ---- attention and embedding -----------------------------------------------------------------------------------------
+
+
+def _attention(query, key, value, mask, causal, scale, dropout_p, words):
+    if mask is not None and causal:
+        visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+        mask = mask & visible if mask.dtype is torch.bool else mask.masked_fill(~visible, float("-inf"))
+        causal = False
+    grouped = query.ndim > 2 and query.shape[-3] != key.shape[-3]
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout_p, causal, scale=scale, enable_gqa=grouped)
+
+
+def _attention_and_embedding() -> Iterator[Row]:
+    for words, overload in (("int[2]", ""), ("Tensor", ".Tensor")):
+        yield Row(
+            f"scaled_dot_product_attention{overload}",
+            attention._attention,
+            "Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, float scale, float dropout_p, "
+            f"{words} words",
+            _attention,
+            autocast="lower",
+        )
+    yield Row(
+        "embedding",
+        embedding._embedding,
+        "Tensor weight, Tensor input, SymInt padding_idx, bool scale_grad_by_freq",
+        lambda w, i, at, scale: F.embedding(i, w, at if at >= 0 else None, scale_grad_by_freq=scale),
+        layout="contiguous",
+        saved=lambda args, y: (args[1], tuple(args[0].shape), *args[2:]),
+    )
+    yield Row(
+        "embedding_renorm",
+        embedding._renormed,
+        "Tensor weight, Tensor input, float max_norm, float norm_type",
+        lambda w, i, most, p: torch.embedding_renorm_(w.clone(), i.contiguous(), most, p),
+    )
+    yield Row(
+        "one_hot",
+        embedding._one_hot,
+        "Tensor input, int num_classes=-1",
+        lambda i, classes: F.one_hot(i, classes),
+        layout="contiguous",
+    )
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def _pad(x: torch.Tensor, widths: list[int], mode: str, value: float) -> torch.Tensor:
+    pairs = [pair for i in range(len(widths) - 2, -1, -2) for pair in widths[i : i + 2]]
+    while len(pairs) > 2 and not pairs[-1] and not pairs[-2]:
+        del pairs[-2:]
+    return F.pad(x, pairs, mode, value if mode == "constant" else None)
+
+
+def _conv_transpose2d(input, weight, bias, stride, padding, output_size, dilation, groups):
+    top, bottom, left, right = padding
+    natural = [
+        (n - 1) * s - 2 * p + d * (k - 1) + 1
+        for n, s, p, d, k in zip(input.shape[2:], stride, (top, left), dilation, weight.shape[2:], strict=True)
+    ]
+    extra = [size - n for size, n in zip(output_size, natural, strict=True)]
+    out = F.conv_transpose2d(input, weight, bias, stride, (top, left), [max(e, 0) for e in extra], groups, dilation)
+    return out[:, :, : output_size[0], : output_size[1]]
+
+
+def _images() -> Iterator[Row]:
+    yield Row(
+        "pad",
+        padding._pad,
+        "Tensor input, SymInt[] widths, str mode, float value",
+        _pad,
+        layout="image",
+        saved=lambda args, y: (tuple(args[0].shape), args[1], args[2]),
+        to_op=_pad_arguments,
+        from_op=lambda x, widths, *rest: (x, [w for pair in widths for w in pair] if widths else widths, *rest),
+    )
+    yield Row(
+        "conv_transpose2d",
+        conv_transpose._conv_transpose2d,
+        "Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[4] padding, SymInt[2] output_size, "
+        "SymInt[2] dilation, SymInt groups",
+        _conv_transpose2d,
+        layout="image",
+        saved=lambda args, y: (args[0], args[1], args[3], args[4], args[6], args[7]),
+        autocast="lower",
+    )
+
+
+def _pad_arguments(x: Any, widths: Any, *rest: Any) -> Args:
+    if not isinstance(widths, (list, tuple)):
+        return x, widths, *rest
+    return x, tuple(zip(widths[::2], widths[1::2], strict=True)), *rest
+
+
+ROWS: list[Row] = [*_normalization(), *_attention_and_embedding(), *_images()]
