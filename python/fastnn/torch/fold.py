@@ -28,6 +28,7 @@ from .rewrite import Piece, Rewritten, Unsupported, rewrite
 
 _CONSTANTS = (type(None), bool, int, float, str)
 _BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+_INSTANCE_NORMS = (torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
 _THROUGH = (torch.nn.Sequential, torch.nn.Identity, torch.nn.Flatten)
 _CONTAINERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
 _training = operator.attrgetter("training")
@@ -104,7 +105,9 @@ class _Tracer(fx.Tracer):
         layer = _layer(m)
         if m.training and (layer in _BATCH_NORMS or layer is torch.nn.Dropout):
             return True  # what counts batches, or draws random numbers
-        if layer in nn.COUNTERPARTS or layer in (*_BATCH_NORMS, *_THROUGH):
+        if layer in _INSTANCE_NORMS:
+            return True  # looks at the number of dimensions
+        if layer in nn.COUNTERPARTS or layer in _THROUGH:
             return False
         return super().is_leaf_module(m, module_qualified_name)
 
