@@ -104,6 +104,48 @@ struct PixelWeightTile {
   int64_t c_row;
 };
 
+// Winograd's F(4x4, 3x3), see ops/winograd.h. Values of the transform domain are [36][...], `_step` elements from one of
+// the 36 to the next. `lanes` is that of winograd.shape, all data is float.
+//
+// Neighbouring tiles of one row of tiles: tile i reads the 6x6 pixels from (top, left + 4 i) on, zeros outside of the
+// image, and becomes tile first + i of v: [36][group of `rows` tiles][channels / lanes][tile of the group][lanes].
+struct WinogradInput {
+  const float* x;  // channel 0 of pixel (0, 0)
+  int64_t x_channel, x_row, x_col, channels, height, width;
+  int64_t top, left, tiles;
+  float* region;  // scratch of 6 * (4 * tiles + 2) * lanes
+  float* v;
+  int64_t v_step, rows, first;
+};
+
+// m[36][tile][n] = sum_c v[36][tile][c] u[36][c][n], n < vectors * lanes.
+struct WinogradProduct {
+  const float* v;
+  int64_t v_step, rows, tiles, channels;
+  const float* u;
+  int64_t u_step;
+  int vectors;
+  float* m;
+  int64_t m_step;
+};
+
+// Neighbouring tiles of m become `rows` x `cols` pixels, at most 4 x 4 * tiles, of y = f(m + bias + residual), or
+// the maxima of their 2x2 windows with their positions, as in Tile.
+struct WinogradOutput {
+  const float* m;
+  int64_t m_step, tiles;
+  int vectors, channels;
+  int64_t rows, cols;
+  bool pool;
+  float* block;  // scratch of 2 * 16 * tiles * lanes
+  float* y;
+  int64_t y_channel, y_row, y_col;
+  const float* bias;
+  const float* residual;  // like y
+  Activation activation;
+  uint8_t* position;  // like y, or null
+};
+
 // Coefficients of one optimizer step on one parameter. python/fastnn/optim has the equations.
 struct SgdStep {
   double lr, momentum, dampening, weight_decay;
