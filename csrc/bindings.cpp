@@ -217,10 +217,12 @@ void bind_runtime(py::module_& m) {
   m.def("get_num_threads", &num_threads);
   m.def("set_isa", &set_isa);
   m.def("get_isa", [] { return kIsaNames[current_isa()]; });
-  m.def("set_precision", &set_precision,
-        "\"fast\" (the default) lets ops use faster algorithms that round more: Winograd's F(4x4, 3x3) for float32 3x3\n"
-        "convolutions, with a relative error of about 1e-5. \"exact\" keeps to direct sums, about 1e-6. Holds for all\n"
-        "threads of the process. ValueError for another name.");
+  m.def(
+      "set_precision", &set_precision,
+      "\"fast\" (the default) lets ops use faster algorithms that round more: Winograd's F(4x4, 3x3) for float32 3x3\n"
+      "convolutions of stride 1, with up to about twice the error; where an input is not finite, further outputs\n"
+      "near it may be NaN. \"exact\" keeps to direct sums. Holds for all threads of the process. ValueError for\n"
+      "another name.");
   m.def("get_precision", &precision, "The precision in use: \"fast\" or \"exact\"; see set_precision.");
   m.def("available_isas", [] {
     std::vector<const char*> names;

@@ -15,17 +15,20 @@ from guarded import channels_last, guarded, poison
 torch = pytest.importorskip("torch")
 
 LAYOUTS = pytest.mark.parametrize("layout", ["row major", "channels last"])
-TOLERANCE = 2e-5  # of the largest output
+TOLERANCE = 5e-6  # of the largest output; direct sums of 512 channels reach 3e-6
 
 # (N, C, H, W), output channels, padding; all are taken by worth_winograd().
 CASES = {
-    "padding 1": ((2, 64, 29, 30), 64, 1),
-    "no padding": ((2, 64, 33, 31), 64, 0),
-    "padding beyond the kernel": ((1, 67, 26, 31), 70, (2, 3)),
-    "channels beside the lanes": ((2, 65, 28, 28), 81, 1),
-    "one vector of channels in the last panel": ((1, 96, 28, 33), 104, "same"),
-    "many images": ((19, 64, 14, 14), 64, 1),
-    "tiles of one row in two tasks": ((1, 64, 8, 250), 64, 1),
+    "padding 1": ((2, 16, 29, 30), 16, 1),
+    "no padding": ((2, 32, 13, 31), 16, 0),
+    "padding beyond the kernel": ((1, 19, 10, 15), 22, (2, 3)),
+    "channels beside the lanes": ((2, 17, 14, 14), 37, 1),
+    "one vector of channels in the last panel": ((1, 24, 8, 13), 40, "same"),
+    "smallest output": ((3, 16, 4, 4), 33, 1),
+    "many images": ((19, 16, 14, 14), 16, 1),
+    "tiles of one row in two tasks": ((1, 16, 8, 470), 16, 1),
+    "few tiles": ((3, 33, 9, 13), 130, 1),
+    "few tiles of many channels": ((1, 130, 7, 7), 130, 0),
 }
 
 
@@ -82,16 +85,16 @@ def test_forward_and_backward(isa, rng, case, layout):
 
 
 def test_reference_agrees(isa, rng):
-    x, w, b = data(rng, (1, 64, 16, 20), 64)
+    x, w, b = data(rng, (1, 16, 9, 10), 16)
     assert error(F.conv2d(x, w, b, padding=1), reference.conv2d(x, w, b, 1, 1, 1, 1)) < TOLERANCE
 
 
 @LAYOUTS
 @pytest.mark.parametrize("activation", [None, "relu", "gelu"])
-@pytest.mark.parametrize("size", [(28, 28), (15, 29)])
+@pytest.mark.parametrize("size", [(12, 12), (7, 13)])
 def test_epilogues(isa, rng, size, activation, layout):
-    x, w, b = data(rng, (2, 64, *size), 75, layout)
-    r = rng.standard_normal((2, 75, *size)).astype("float32")
+    x, w, b = data(rng, (2, 16, *size), 41, layout)
+    r = rng.standard_normal((2, 41, *size)).astype("float32")
     r = channels_last(r) if layout == "channels last" else r
     for bias in (None, b):
         for residual in (None, r):
@@ -102,10 +105,10 @@ def test_epilogues(isa, rng, size, activation, layout):
 
 
 @LAYOUTS
-@pytest.mark.parametrize("size", [(28, 28), (29, 31), (18, 26)])
+@pytest.mark.parametrize("size", [(12, 12), (13, 15), (10, 18)])
 def test_pool(isa, rng, size, layout):
-    x, w, b = data(rng, (2, 64, *size), 75, layout)
-    grad = rng.standard_normal((2, 75, size[0] // 2, size[1] // 2)).astype("float32")
+    x, w, b = data(rng, (2, 16, *size), 41, layout)
+    grad = rng.standard_normal((2, 41, size[0] // 2, size[1] // 2)).astype("float32")
 
     def run():
         leaves = [fastnn.tensor(a, requires_grad=True) for a in (x, w, b)]
@@ -123,7 +126,7 @@ def test_pool(isa, rng, size, layout):
 
 
 def test_positions_of_equal_maxima_and_nan(isa):
-    x, w = np.zeros((1, 64, 32, 32), "float32"), np.ones((64, 64, 3, 3), "float32")
+    x, w = np.zeros((1, 16, 16, 16), "float32"), np.ones((16, 16, 3, 3), "float32")
     x[0, 0, 9, 9] = np.nan
     y, position = (t.numpy() for t in pooled_with_positions(x, w))
     wanted = torch.nn.functional.conv2d(torch.tensor(x), torch.tensor(w), padding=1)
@@ -141,7 +144,7 @@ def pooled_with_positions(x, w):
 @pytest.mark.parametrize("at", ["start", "end"])
 @LAYOUTS
 def test_guarded_memory(isa, rng, at, layout):
-    for shape, filters, padding in (((1, 64, 17, 35), 65, 1), ((2, 70, 16, 30), 64, 0), ((1, 64, 33, 15), 79, 2)):
+    for shape, filters, padding in (((1, 16, 7, 17), 17, 1), ((2, 22, 8, 14), 16, 0), ((1, 32, 7, 7), 130, 2)):
         x, w, b = data(rng, shape, filters, layout)
         wanted = float64(x, w, b, padding)
         grad = rng.standard_normal(wanted.shape).astype("float32")
@@ -149,17 +152,15 @@ def test_guarded_memory(isa, rng, at, layout):
         leaves = [fastnn.from_numpy(guarded(a, at)) for a in (x, w, b)]
         residual = fastnn.from_numpy(guarded(grad, at))
         assert error(F.conv2d(*leaves, padding=padding, residual=residual).numpy(), wanted + grad) < TOLERANCE
-        dx, *_ = _C.conv2d_backward(
-            residual, *leaves[:2], (1, 1), (padding,) * 4, (1, 1), 1, True, False, False
-        )
+        dx, *_ = _C.conv2d_backward(residual, *leaves[:2], (1, 1), (padding,) * 4, (1, 1), 1, True, False, False)
         assert error(dx.numpy(), float64(x, w, b, padding, grad)[1]) < TOLERANCE
 
 
 @LAYOUTS
-@pytest.mark.parametrize("shape", [(1, 64, 30, 30), (5, 128, 14, 15)])
+@pytest.mark.parametrize("shape", [(1, 16, 60, 60), (5, 33, 14, 15)])
 def test_same_bits_for_any_number_of_threads(isa, rng, shape, layout):
-    x, w, b = data(rng, shape, 100, layout)
-    grad = rng.standard_normal((shape[0], 100, *shape[2:])).astype("float32")
+    x, w, b = data(rng, shape, 140, layout)
+    grad = rng.standard_normal((shape[0], 140, *shape[2:])).astype("float32")
 
     def run(threads):
         _C.set_num_threads(threads)
@@ -175,23 +176,23 @@ def test_same_bits_for_any_number_of_threads(isa, rng, shape, layout):
 
 
 def test_an_image_does_not_depend_on_its_batch(isa, rng):
-    x, w, b = data(rng, (16, 64, 17, 19), 64)
+    x, w, b = data(rng, (16, 16, 17, 19), 16)
     together = F.conv2d(x, w, b, padding=1)
     np.testing.assert_array_equal(F.conv2d(x[3:11], w, b, padding=1), together[3:11])
 
 
-@pytest.mark.parametrize("channels", [64, 256, 512])
+@pytest.mark.parametrize("channels", [16, 128, 512])
 def test_error_bound(isa, rng, channels):
-    x, w, b = data(rng, (1, channels, 18, 22), 64)
+    x, w, b = data(rng, (1, channels, 8, 12), 32)
     w *= (9 * channels) ** -0.5
     for scale, shift in ((1, 0), (1e-3, 1), (1e4, -3e4)):
         values = (scale * x + shift).astype("float32")
-        assert error(F.conv2d(values, w, b, padding=1), float64(values, w, b, 1)) < 3e-5
+        assert error(F.conv2d(values, w, b, padding=1), float64(values, w, b, 1)) < TOLERANCE
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_not_finite(isa, rng, value):
-    x, w, b = data(rng, (1, 64, 29, 30), 64)
+    x, w, b = data(rng, (1, 16, 29, 30), 16)
     for at in [(0, 0), (5, 9), (8, 8), (28, 29), (11, 3)]:
         bad = x.copy()
         bad[0, 7, at[0], at[1]] = value
@@ -214,18 +215,20 @@ def test_precision():
 
 def test_exact_precision_sums_small_integers_exactly(isa, rng):
     fastnn.set_precision("exact")
-    x, w, b = (rng.integers(-4, 5, s).astype("float32") for s in ((2, 64, 28, 28), (64, 64, 3, 3), (64,)))
+    x, w, b = (rng.integers(-4, 5, s).astype("float32") for s in ((2, 16, 28, 28), (16, 16, 3, 3), (16,)))
     np.testing.assert_array_equal(F.conv2d(x, w, b, padding=1), float64(x, w, b, 1))
 
 
 def test_other_convolutions_are_direct(rng):
-    x, w, b = data(rng, (1, 64, 30, 30), 64)
+    x, w, b = data(rng, (1, 32, 20, 20), 32)
     others = [
         ((x, w, b), {"stride": 2}),
         ((x, w, b), {"dilation": 2}),
-        ((x, w[:, :32], b), {"groups": 2}),
+        ((x, w[:, :16], b), {"groups": 2}),
         ((x, w[:, :, :, :2], b), {}),
-        ((x[:, :3], w[:, :3], b), {}),
+        ((x[:, :15], w[:, :15], b), {}),
+        ((x, w[:15], b[:15]), {}),
+        ((x[:, :, :5], w, b), {}),
         ((x.astype("float64"), w.astype("float64"), None), {"padding": 1}),
     ]
     for arguments, options in others:
@@ -235,13 +238,13 @@ def test_other_convolutions_are_direct(rng):
 def test_log(tmp_path):
     code = (
         "import numpy as np, fastnn, fastnn.functional as F\n"
-        "x, w = np.ones((2, 64, 28, 28), 'float32'), np.ones((64, 64, 3, 3), 'float32')\n"
+        "x, w = np.ones((2, 16, 28, 28), 'float32'), np.ones((16, 16, 3, 3), 'float32')\n"
         "F.conv2d(x, w, padding=1)\nfastnn.set_precision('exact')\nF.conv2d(x, w, padding=1)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "FASTNN_LOG": "dispatch"}
     run = [sys.executable, "-c", code]
     lines = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stderr.splitlines()
-    assert len(lines) == 2 and all("conv2d" in line and "(2, 64, 28, 28)" in line for line in lines)
+    assert len(lines) == 2 and all("conv2d" in line and "(2, 16, 28, 28)" in line for line in lines)
     assert "winograd" in lines[0] and "direct" in lines[1]
     del environment["FASTNN_LOG"]
     assert not subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stderr

@@ -110,8 +110,8 @@ struct PixelWeightTile {
   int64_t c_row;
 };
 
-// Winograd's F(4x4, 3x3), see ops/winograd.h. Values of the transform domain are [36][...], `_step` elements from one of
-// the 36 to the next. `lanes` is that of winograd.shape, all data is float.
+// Winograd's F(4x4, 3x3), see ops/winograd.h. Values of the transform domain are [36][...], `_step` elements from one
+// of the 36 to the next. `lanes` is that of winograd.shape, all data is float.
 //
 // Neighbouring tiles of one row of tiles: tile i reads the 6x6 pixels from (top, left + 4 i) on, zeros outside of the
 // image, and becomes tile first + i of v: [36][group of `rows` tiles][channels / lanes][tile of the group][lanes].

@@ -20,7 +20,8 @@ constexpr int kRows = 4;
 
 TileShape shape() { return {kRows, L}; }
 
-// ---- the transforms along one axis, for the points 0, a, -a, b, -b and infinity ---------------------------------------
+// ---- the transforms along one axis, for the points 0, a, -a, b, -b and infinity
+// ---------------------------------------
 
 constexpr float kA = 0.75f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB;  // and b = 2 a
 
@@ -173,9 +174,8 @@ void products(const WinogradProduct& t) {
     const float* v = t.v + k * t.v_step;
     float* m = t.m + k * t.m_step;
     for (int64_t first = 0; first < t.tiles; first += t.rows, v += v_group, m += t.rows * N * L)
-      with_constant<kRows>(int(lesser(t.rows, t.tiles - first)), [&](auto rows) {
-        product<rows.value, N>(v, v_block, t.u + k * t.u_step, t.channels, m);
-      });
+      with_constant<kRows>(int(lesser(t.rows, t.tiles - first)),
+                           [&](auto rows) { product<rows.value, N>(v, v_block, t.u + k * t.u_step, t.channels, m); });
   }
 }
 
