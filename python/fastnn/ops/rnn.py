@@ -27,7 +27,9 @@ def _op(cell: str) -> _C.Op:
 
     def backward(ctx, grads):
         grad_c = grads[2] if outputs == 3 else None
-        return _C.rnn_layer_backward(cell, grads[0], grads[1], grad_c, *ctx.saved, tuple(map(int, ctx.needs_input_grad[:7])))
+        return _C.rnn_layer_backward(
+            cell, grads[0], grads[1], grad_c, *ctx.saved, tuple(map(int, ctx.needs_input_grad[:7]))
+        )
 
     return _C.Op(cell, lambda *arguments: _C.rnn_layer(cell, *arguments)[:outputs], record, backward)
 
