@@ -213,3 +213,64 @@ def _taps(
             for at, size in zip((i, j), out, strict=True)
         )
         yield i, j, (slice(None), slice(None), rows, columns)
+
+
+def recurrent(
+    cls: str,
+    grad: np.ndarray,
+    x: np.ndarray,
+    w_ih: np.ndarray,
+    w_hh: np.ndarray,
+    b_ih: np.ndarray,
+    b_hh: np.ndarray,
+) -> list[np.ndarray]:
+    """Gradients of x, w_ih, w_hh, b_ih and b_hh of a layer "LSTM", "GRU" or "RNN" (tanh) that begins with zeros.
+
+    da and dq are those of a = x w_ih^T + b_ih and q = h w_hh^T + b_hh.
+    """
+    hidden = w_hh.shape[1]
+    zeros = np.zeros((x.shape[1], hidden))
+    h, c, kept, befores = zeros, zeros, [], []
+    for a in x @ w_ih.T + b_ih:
+        q = h @ w_hh.T + b_hh
+        befores.append(h)
+        if cls == "RNN":
+            h = np.tanh(a + q)
+            kept.append((h,))
+        elif cls == "LSTM":
+            i, f, g, o = np.split(a + q, 4, axis=-1)
+            i, f, g, o = _sigmoid(i), _sigmoid(f), np.tanh(g), _sigmoid(o)
+            before, c = c, f * c + i * g
+            h = o * np.tanh(c)
+            kept.append((i, f, g, o, before, np.tanh(c)))
+        else:
+            (ar, az, an), (qr, qz, qn) = np.split(a, 3, axis=-1), np.split(q, 3, axis=-1)
+            r, z = _sigmoid(ar + qr), _sigmoid(az + qz)
+            n = np.tanh(an + r * qn)
+            kept.append((r, z, n, qn, h))
+            h = (1 - z) * n + z * h
+    das, dqs = np.empty((*x.shape[:2], len(w_ih))), np.empty((*x.shape[:2], len(w_ih)))
+    dh, dc = zeros, zeros
+    for t in reversed(range(len(x))):
+        dh = dh + grad[t]
+        if cls == "RNN":
+            das[t] = dqs[t] = dh * (1 - kept[t][0] ** 2)
+            dh = dqs[t] @ w_hh
+        elif cls == "LSTM":
+            i, f, g, o, before, tanh_c = kept[t]
+            dc = dc + dh * o * (1 - tanh_c**2)
+            gates = (dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g**2), dh * tanh_c * o * (1 - o))
+            das[t] = dqs[t] = np.concatenate(gates, axis=-1)
+            dc, dh = dc * f, dqs[t] @ w_hh
+        else:
+            r, z, n, qn, before = kept[t]
+            dn = dh * (1 - z) * (1 - n**2)
+            shared = (dn * qn * r * (1 - r), dh * (before - n) * z * (1 - z))
+            das[t], dqs[t] = np.concatenate((*shared, dn), axis=-1), np.concatenate((*shared, dn * r), axis=-1)
+            dh = dh * z + dqs[t] @ w_hh
+    flat = [array.reshape(-1, array.shape[-1]) for array in (x, np.stack(befores), das, dqs)]
+    return [das @ w_ih, flat[2].T @ flat[0], flat[3].T @ flat[1], flat[2].sum(0), flat[3].sum(0)]
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))

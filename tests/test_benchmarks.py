@@ -122,6 +122,18 @@ def test_gradient_of_cross_entropy() -> None:
     np.testing.assert_allclose(gradients.cross_entropy(np.float64(2), logits, target)[0], expected, atol=1e-8)
 
 
+@pytest.mark.parametrize(("cls", "gates"), [("RNN", 1), ("LSTM", 4), ("GRU", 3)])
+def test_gradient_of_recurrent_layers(cls: str, gates: int) -> None:
+    rng = np.random.default_rng(3)
+    shapes = [(4, 2, 3), (gates * 5, 3), (gates * 5, 5), (gates * 5,), (gates * 5,)]
+    args = [rng.standard_normal(shape) for shape in shapes]
+    grad = rng.standard_normal((4, 2, 5))
+    layer, states = getattr(reference, f"{cls.lower()}_layer"), [np.zeros((2, 5))] * (2 if cls == "LSTM" else 1)
+    for index, gradient in enumerate(gradients.recurrent(cls, grad, *args)):
+        expected = reference.numerical_gradient(lambda x, *w: layer(x, *states, *w)[0], args, index, grad)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
 def test_gradient_of_embedding() -> None:
     rng = np.random.default_rng(0)
     index, weight, grad = rng.integers(0, 4, (2, 3)), rng.standard_normal((4, 5)), rng.standard_normal((2, 3, 5))

@@ -270,6 +270,15 @@ def test_layer_errors(change, error, words):
         ops._ops["lstm"](*{**arrays, **change}.values(), False)
 
 
+def test_steps_of_an_empty_batch_take_no_time():
+    arrays = layer_arrays("gru", (2, 0, 4, 5), np.float32)
+    x = fastnn.tensor(np.zeros((1 << 40, 0, 4), np.float32), requires_grad=True)
+    y, h_n = ops._ops["gru"](x, *(None if a is None else fastnn.tensor(a) for a in arrays[1:]), False)
+    assert y.shape == (1 << 40, 0, 5) and h_n.shape == (0, 5)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+
+
 def test_native_errors():
     t = [None if a is None else fastnn.tensor(a) for a in layer_arrays("gru", (2, 3, 4, 5), np.float32)]
     with pytest.raises(ValueError, match="cell is elman"):

@@ -259,8 +259,8 @@ enum class RnnCell : int { rnn_tanh, rnn_relu, lstm, gru };
 struct RnnBlock {
   RnnCell cell;
   int64_t rows, units, hidden;
-  // Forward: gate g of h_prev W_hh^T stands product_gate g elements on. Backward: the gradient of h by later steps. null:
-  // zeros.
+  // Forward: gate g of h_prev W_hh^T stands product_gate g elements on. Backward: the gradient of h by later steps.
+  // null: zeros.
   const void* product;
   int64_t product_step, product_gate;
   void* gates;  // forward: the input's part; then what the gates let pass

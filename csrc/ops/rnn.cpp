@@ -267,7 +267,7 @@ std::tuple<Array, Array, MaybeArray, Array, MaybeArray, Array, MaybeArray> rnn_l
     for (int64_t r = 0; r < l.batch; ++r)
       std::memcpy(copy_at(0, r), h.at(0) + r * l.hidden * l.scalar, size_t(l.hidden * l.scalar));
   const auto kernel = kernels().rnn.rnn_step[l.compute];
-  for (int64_t s = 0; s < l.steps; ++s) {
+  for (int64_t s = 0; s < l.steps && l.batch > 0; ++s) {
     const int64_t t = reverse ? l.steps - 1 - s : s;
     for_blocks(l, w, units, [&](int64_t first, int64_t n, int64_t j, int64_t have) {
       Scratch product(size_t(rows * block * l.scalar));
@@ -333,7 +333,7 @@ std::tuple<MaybeArray, MaybeArray, MaybeArray, MaybeArray, MaybeArray, MaybeArra
   const int64_t rows = w.most_rows(l.batch);
   auto time = [&](int64_t s) { return reverse ? l.steps - 1 - s : s; };
   const auto kernel = kernels().rnn.rnn_step_backward[l.compute];
-  for (int64_t s = l.steps - 1; s >= 0; --s) {
+  for (int64_t s = l.steps - 1; s >= 0 && l.batch > 0; --s) {
     for_blocks(l, w, units, [&](int64_t first, int64_t n, int64_t j, int64_t have) {
       Scratch product(size_t(rows * units * l.scalar));
       const int64_t state = (first * l.hidden + j * units) * l.scalar, t = time(s), at = t * size * l.scalar + state;

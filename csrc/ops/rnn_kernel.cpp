@@ -8,8 +8,7 @@ namespace {
 // Calls f(row, i, lanes) for vectors of units i of each row.
 template <class V, class F>
 FASTNN_INLINE void for_units(const RnnBlock& b, F&& f) {
-  for (int64_t r = 0; r < b.rows; ++r)
-    for_lanes<V>(b.units, [&](int64_t i, auto lanes) { f(r, i, lanes); });
+  for (int64_t r = 0; r < b.rows; ++r) for_lanes<V>(b.units, [&](int64_t i, auto lanes) { f(r, i, lanes); });
 }
 
 // Loads of vectors of units from the arrays of a block.
