@@ -103,6 +103,18 @@ def basic_index(tensor: TensorBase, index: tuple[Any, ...], /) -> Tensor | None:
 # ops
 def activation(function: str, input: Tensor, a: float, b: float, /) -> Tensor: ...
 def activation_backward(function: str, saved: Tensor, grad: Tensor, a: float, b: float, /) -> Tensor: ...
+def adagrad_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    sums: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    lr: float,
+    lr_decay: float,
+    weight_decay: float,
+    eps: float,
+    maximize: bool,
+    /,
+) -> None: ...
 def adam_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -471,6 +483,49 @@ def rms_norm_backward(
 def rms_norm_statistics(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float, /
 ) -> tuple[Tensor, Tensor]: ...
+def rmsprop_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    square_avgs: Sequence[Tensor],
+    grad_avgs: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    lr: float,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+    maximize: bool,
+    /,
+) -> None: ...
+def rnn_layer(
+    cell: str,
+    input: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    reverse: bool,
+    /,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor, Tensor | None]: ...
+def rnn_layer_backward(
+    cell: str,
+    grad: Tensor | None,
+    grad_h: Tensor | None,
+    grad_c: Tensor | None,
+    input: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    h: Tensor,
+    c: Tensor | None,
+    gates: Tensor,
+    hidden_term: Tensor | None,
+    reverse: bool,
+    needs: Sequence[int],
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
 def sgd_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
