@@ -317,7 +317,7 @@ PyMemberDef op_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpObje
                             {"forward", T_OBJECT, offsetof(OpObject, forward), READONLY, nullptr},
                             {"record", T_OBJECT, offsetof(OpObject, record), READONLY, nullptr},
                             {"backward", T_OBJECT, offsetof(OpObject, backward), READONLY, nullptr},
-                          {"traced", T_OBJECT, offsetof(OpObject, traced), 0, nullptr},
+                            {"traced", T_OBJECT, offsetof(OpObject, traced), 0, nullptr},
                             {}};
 PyType_Slot op_slots[] = {{Py_tp_new, reinterpret_cast<void*>(op_new)},
                           {Py_tp_dealloc, reinterpret_cast<void*>(op_dealloc)},
