@@ -1,4 +1,4 @@
-"""conv2d: LeNet's two layers, ResNet's shapes, depthwise, grouped and dilated ones."""
+"""conv2d: LeNet's two layers, layers of ResNet and VGG, depthwise, grouped and dilated ones."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ SHAPES = (
     Shape("resnet 1x1 256-64 56", 32, 256, 56, 64, 1),
     Shape("resnet 1x1 64-256 56", 32, 64, 56, 256, 1),
     Shape("resnet 3x3 64 56 batch 1", 1, 64, 56, 64, 3, padding=1),
+    Shape("resnet 3x3 128 28 batch 1", 1, 128, 28, 128, 3, padding=1),
+    Shape("resnet 3x3 256 14 batch 1", 1, 256, 14, 256, 3, padding=1),
+    Shape("resnet 3x3 512 7 batch 1", 1, 512, 7, 512, 3, padding=1),
+    Shape("vgg 3x3 64 224 batch 1", 1, 64, 224, 64, 3, padding=1),
+    Shape("vgg 3x3 64-128 112", 16, 64, 112, 128, 3, padding=1),
+    Shape("vgg 3x3 128-256 56", 16, 128, 56, 256, 3, padding=1),
+    Shape("vgg 3x3 256-512 28", 16, 256, 28, 512, 3, padding=1),
+    Shape("vgg 3x3 512 14", 16, 512, 14, 512, 3, padding=1),
     Shape("depthwise 3x3 32 112", 32, 32, 112, 32, 3, padding=1, groups=32),
     Shape("grouped 3x3 128/32 28", 32, 128, 28, 128, 3, padding=1, groups=32),
     Shape("dilated 3x3 64 28", 16, 64, 28, 64, 3, padding=2, dilation=2),

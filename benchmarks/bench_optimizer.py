@@ -28,6 +28,8 @@ OPTIMIZERS = (
     Optimizer("sgd nesterov", "SGD", "sgd", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}, 3, 2),
     Optimizer("adam", "Adam", "adam", {"lr": 0.1}, 4, 3),
     Optimizer("adamw", "AdamW", "adamw", {"lr": 0.1, "weight_decay": 1e-2}, 4, 3),
+    Optimizer("rmsprop", "RMSprop", "rmsprop", {"lr": 0.1, "momentum": 0.9}, 4, 3),
+    Optimizer("adagrad", "Adagrad", "adagrad", {"lr": 0.1, "eps": 1e-3}, 3, 2),
 )
 
 
@@ -35,6 +37,8 @@ def _torch_like(library: Any, arrays: Arrays, variant: str, optimizer: Optimizer
     parameters = [library.tensor(arrays[f"p{i}"], True) for i in range(count)]
     for i, parameter in enumerate(parameters):
         parameter.grad = library.tensor(arrays[f"g{i}"])
+    if variant == "fused" and optimizer.cls == "RMSprop":
+        raise NotImplementedError("torch has no fused RMSprop")
     form = {"foreach": {"foreach": True}, "fused": {"fused": True}}.get(variant, {})
     step = getattr(library.lib.optim, optimizer.cls)(parameters, **optimizer.kwargs, **form).step
     if variant == "compiled":
@@ -59,7 +63,16 @@ def _jax(library: Any, arrays: Arrays, variant: str, optimizer: Optimizer, count
         m, v = 0.9 * state[0] + 0.1 * g, 0.999 * state[1] + 0.001 * g * g
         return p - lr / (1 - 0.9**step) * m / (jax.numpy.sqrt(v / (1 - 0.999**step)) + 1e-8), (m, v)
 
-    update = sgd if optimizer.cls == "SGD" else adam
+    def rmsprop(p: Any, g: Any, state: Any, step: Any) -> Any:
+        v = 0.99 * state[0] + 0.01 * g * g
+        buffer = kwargs["momentum"] * state[1] + g / (jax.numpy.sqrt(v) + 1e-8)
+        return p - lr * buffer, (v, buffer)
+
+    def adagrad(p: Any, g: Any, state: Any, step: Any) -> Any:
+        total = state[0] + g * g
+        return p - lr * g / (jax.numpy.sqrt(total) + kwargs["eps"]), (total,)
+
+    update = {"SGD": sgd, "RMSprop": rmsprop, "Adagrad": adagrad}.get(optimizer.cls, adam)
 
     def steps(parameters: Any, gradients: Any, states: Any, step: Any) -> Any:
         new = [update(*row, step) for row in zip(parameters, gradients, states, strict=True)]

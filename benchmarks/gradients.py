@@ -21,8 +21,7 @@ def gradient(op: str) -> Gradient:
     found = {"conv2d": conv2d, "matmul": matmul, "linear": linear, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
     found |= {"softmax": softmax, "log_softmax": log_softmax, "cross_entropy": cross_entropy}
     found |= {"layer_norm": layer_norm, "rms_norm": rms_norm, "batch_norm": batch_norm, "group_norm": group_norm}
-    found |= {"softmax": softmax, "log_softmax": log_softmax, "cross_entropy": cross_entropy, "embedding": embedding}
-    found |= {"scaled_dot_product_attention": scaled_dot_product_attention}
+    found |= {"embedding": embedding, "scaled_dot_product_attention": scaled_dot_product_attention}
     return found.get(op) or (lambda grad, x, **kwargs: [elementwise(op, grad, x, **kwargs)])
 
 

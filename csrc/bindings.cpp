@@ -19,6 +19,7 @@
 #include "ops/pooling.h"
 #include "ops/probe.h"
 #include "ops/reduction.h"
+#include "ops/rnn.h"
 #include "ops/shape.h"
 #include "ops/softmax.h"
 #include "parallel.h"
@@ -182,6 +183,11 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::conv2d_backward>(
       m, "conv2d_backward",
       "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
+  // rnn
+  ok &= add<ops::rnn_layer>(m, "rnn_layer", "cell, input, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, reverse");
+  ok &= add<ops::rnn_layer_backward>(
+      m, "rnn_layer_backward",
+      "cell, grad, grad_h, grad_c, input, weight_ih, weight_hh, h, c, gates, hidden_term, reverse, needs");
   // optimizer
   ok &= add<ops::optimizer_state>(m, "optimizer_state", "param");
   ok &= add<ops::sgd_step>(m, "sgd_step",
@@ -189,6 +195,11 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::adam_step>(m, "adam_step",
                             "params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, lr, beta1, beta2, eps, "
                             "weight_decay, decoupled, maximize");
+  ok &= add<ops::rmsprop_step>(m, "rmsprop_step",
+                               "params, grads, square_avgs, grad_avgs, momenta, steps, lr, alpha, eps, weight_decay, "
+                               "momentum, maximize");
+  ok &= add<ops::adagrad_step>(m, "adagrad_step",
+                               "params, grads, sums, steps, lr, lr_decay, weight_decay, eps, maximize");
   ok &= add<ops::clip_grad_norm>(m, "clip_grad_norm", "grads, max_norm, norm_type, error_if_nonfinite");
   ok &= add<ops::clip_grad_value>(m, "clip_grad_value", "grads, clip_value");
   ok &= add<ops::penalty>(m, "penalty", "params, p, weight");
@@ -206,6 +217,13 @@ void bind_runtime(py::module_& m) {
   m.def("get_num_threads", &num_threads);
   m.def("set_isa", &set_isa);
   m.def("get_isa", [] { return kIsaNames[current_isa()]; });
+  m.def(
+      "set_precision", &set_precision,
+      "\"fast\" (the default) lets ops use faster algorithms that round more: Winograd's F(4x4, 3x3) for float32 3x3\n"
+      "convolutions of stride 1, with up to about twice the error; where an input is not finite, further outputs\n"
+      "near it may be NaN. \"exact\" keeps to direct sums. Holds for all threads of the process. ValueError for\n"
+      "another name.");
+  m.def("get_precision", &precision, "The precision in use: \"fast\" or \"exact\"; see set_precision.");
   m.def("available_isas", [] {
     std::vector<const char*> names;
     for (Isa isa : available_isas()) names.push_back(kIsaNames[isa]);

@@ -159,6 +159,28 @@ void set_isa(const std::string& name) {
   throw ValueError("set_isa: '" + name + "' is not available; expected one of " + names);
 }
 
+namespace {
+std::atomic<bool> exact{false};
+}
+
+void set_precision(const std::string& name) {
+  if (name != "fast" && name != "exact")
+    throw ValueError("set_precision: '" + name + "' is not a precision; expected 'fast' or 'exact'");
+  exact.store(name == "exact", std::memory_order_relaxed);
+}
+
+const char* precision() { return exact_precision() ? "exact" : "fast"; }
+
+bool exact_precision() { return exact.load(std::memory_order_relaxed); }
+
+bool logs_dispatch() {
+  static const bool logs = [] {
+    const char* topics = std::getenv("FASTNN_LOG");
+    return topics && std::strstr(topics, "dispatch");
+  }();
+  return logs;
+}
+
 std::vector<KernelRow> kernel_rows() {
   std::vector<KernelRow> rows;
   const char* family = "";

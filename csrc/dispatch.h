@@ -49,6 +49,14 @@ Isa current_isa();
 std::vector<Isa> available_isas();  // compiled in and supported by this CPU, lowest first
 void set_isa(const std::string& name);
 bool cpu_supports(Isa isa);
+
+// "fast" or "exact": whether sums may be rearranged into faster algorithms with larger rounding errors (Winograd). Of
+// the process.
+void set_precision(const std::string& name);
+const char* precision();
+bool exact_precision();
+// FASTNN_LOG=dispatch: ops that choose among algorithms print a line about each call to stderr.
+bool logs_dispatch();
 bool built(Isa isa);
 
 struct KernelRow {

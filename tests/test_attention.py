@@ -87,13 +87,13 @@ def check(arrays, tolerance, mask=None, is_causal=False, scale=None, enable_gqa=
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_values_and_gradients(sizes, causal, dtype, isa, rng):
-    check(make(rng, (2, 2), sizes, dtype), TOLERANCE[dtype], is_causal=causal)
+    check(make(rng, (1, 2), sizes, dtype), TOLERANCE[dtype], is_causal=causal)
 
 
 @pytest.mark.parametrize("kind", ["bool", "float"])
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), BF16], ids=str)
 def test_masks(dtype, kind, isa, rng):
-    sizes = (30, 140, 8, 16)
+    sizes = (30, 140, 4, 8)
     arrays = make(rng, (2, 3), sizes, dtype)
     for shape in ((30, 140), (30, 1), (140,), (2, 1, 1, 140), (3, 30, 140), (1, 1, 1, 1)):
         mask = rng.standard_normal(shape).astype(dtype)
@@ -130,8 +130,8 @@ def test_queries_that_see_nothing(kind, isa, rng):
 @pytest.mark.parametrize("dtype", [np.float32, BF16], ids=str)
 @pytest.mark.parametrize("causal", [False, True])
 def test_grouped_queries(causal, dtype, isa, rng):
-    for heads, shared in ((6, 2), (4, 1), (3, 3)):
-        arrays = make(rng, (2, heads), (21, 40, 8, 16), dtype, kv_lead=(2, shared))
+    for heads, shared in ((6, 2), (4, 1)):
+        arrays = make(rng, (2, heads), (15, 20, 8, 16), dtype, kv_lead=(2, shared))
         check(arrays, TOLERANCE[np.dtype(dtype)], is_causal=causal, enable_gqa=True)
 
 

@@ -168,3 +168,14 @@ def test_commands_of_the_readme_are_one_line_each_and_name_what_exists():
         assert command.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install ")
     for path in re.findall(r"(?:examples|docs)/\w+\.\w+", (ROOT / "README.md").read_text()):
         assert path.startswith("docs/") or (ROOT / path).is_file()
+
+
+@pytest.mark.full
+def test_swap_torch(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    lines = run(tmp_path, "swap_torch.py", "--small", "--out", "chart.png")
+    titles = [line for line in lines if re.fullmatch(r"(ResNet|GPT), (training|inference)", line)]
+    assert len(titles) == 4
+    assert sum("swapped; mode" in line for line in lines) == 4
+    assert any(line.startswith("4.conv1 + 4.bn1 + 4.relu") for line in lines)

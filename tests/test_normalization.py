@@ -142,7 +142,8 @@ def channels_last(x):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "strided"])
 def test_all_ops(rng, dtype, layout):
-    for shape in ((3, 12, 5, 7), (2, 6, 3), (4, 20), (2, 3, 2, 3, 5)):
+    shapes = ((3, 12, 5, 7), (2, 6, 3), (4, 20), (2, 3, 2, 3, 5))
+    for shape in shapes if dtype == F32 else shapes[:2]:
         x = rng.standard_normal(shape).astype(dtype)
         if layout == "channels_last":
             x = channels_last(x)
@@ -161,7 +162,7 @@ def test_float32_parameters_beside_16_bit_inputs(rng, dtype):
 
 @pytest.mark.parametrize("n", SIZES)
 def test_sizes(rng, n):
-    for shape in ((2, 3, n), (3, n, 2), (n, 4), (2, n)):
+    for shape in ((2, 2, n), (3, n, 2), (n, 4)):
         x = rng.standard_normal(shape).astype(F32)
         for y in (x, channels_last(x)) if x.ndim > 2 else (x,):
             for call in calls(rng, y, F32):
@@ -170,7 +171,7 @@ def test_sizes(rng, n):
 
 def test_large_parts(rng):
     """More elements than one task, block or tile has."""
-    for shape in ((2, 3, 70001), (1, 2, 90, 1000), (70, 2, 30, 31), (3000, 40), (40, 3000)):
+    for shape in ((1, 3, 40001), (70, 2, 30, 31), (3000, 40), (20, 5000)):
         x = (rng.standard_normal(shape) * 2 + 0.5).astype(F32)
         for y in (x, channels_last(x)) if x.ndim > 2 else (x,):
             c = y.shape[1]
@@ -454,6 +455,42 @@ def test_same_bits_for_any_number_of_threads(isa, rng, layout):
         assert run() == want
 
 
+# ---- torch tensors ---------------------------------------------------------------------------------------------------
+
+
+def test_torch_tensors(rng):
+    """The same bits, gradients by torch's autograd, and running statistics written in place."""
+    torch = pytest.importorskip("torch")
+    x = rng.standard_normal((3, 6, 5, 4)).astype(F32)
+    g = rng.standard_normal(x.shape).astype(F32)
+    for call in [*calls(rng, x, F32), *calls(rng, channels_last(x), F32)]:
+        ours = [leaf(a) for a in call.arrays]
+        theirs = [torch.from_numpy(a).requires_grad_() for a in call.arrays]
+        y = call(F, *ours)
+        same = Call(call.op, *[None] * 3, **{k: _to_torch(torch, v) for k, v in call.kwargs.items()})
+        same.given = call.given
+        z = same(F, *theirs)
+        np.testing.assert_array_equal(y.numpy(), z.detach().numpy())
+        assert z.stride() == y.strides
+        y.backward(fastnn.from_numpy(g))
+        z.backward(torch.from_numpy(g))
+        for t, u in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(t.grad.numpy(), u.grad.numpy())
+    for op, flag in (("batch_norm", "training"), ("instance_norm", "use_input_stats")):
+        mean, var = np.zeros(6, F32), np.ones(6, F32)
+        getattr(F, op)(x, mean, var, **{flag: True})
+        other = torch.zeros(6), torch.ones(6)
+        for t in (torch.from_numpy(x), torch.from_numpy(x).requires_grad_()):
+            getattr(F, op)(t, *other, momentum=0.0, **{flag: True})
+        getattr(F, op)(torch.from_numpy(x), *other, **{flag: True})
+        np.testing.assert_array_equal(other[0].numpy(), mean)
+        np.testing.assert_array_equal(other[1].numpy(), var)
+
+
+def _to_torch(torch, value):
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 X = np.ones((2, 4, 3), F32)
@@ -531,61 +568,3 @@ def test_statistics_that_do_not_fit(rng):
             getattr(_C, name)(*lead, None, other, one, *arguments, F32, True, True, True)
         with pytest.raises(ValueError, match=f"{name}: gradient has shape"):
             getattr(_C, name)(other, *lead[1:], None, other, one, *arguments, F32, True, True, True)
-
-
-# ---- normalize, local_response_norm ----------------------------------------------------------------------------------
-
-
-def check_composed(rng, op, x, *args, **kwargs):
-    torch = pytest.importorskip("torch")
-    g = rng.standard_normal(x.shape).astype(x.dtype)
-    exact = torch.tensor(np.array(x, np.float64, order="C"), requires_grad=True)
-    want = getattr(torch.nn.functional, op)(exact, *args, **kwargs)
-    want.backward(torch.tensor(np.asarray(g, np.float64)))
-    close(getattr(reference, op)(x, *args, **kwargs), want.detach(), np.float64)
-    plain, t = getattr(F, op)(x, *args, **kwargs), leaf(x)
-    y = getattr(F, op)(t, *args, **kwargs)
-    assert isinstance(plain, np.ndarray) and plain.dtype == x.dtype
-    np.testing.assert_array_equal(y.numpy(), plain)
-    close(plain, want.detach(), x.dtype)
-    y.backward(fastnn.from_numpy(g))
-    assert t.grad.dtype == x.dtype
-    close(t.grad.numpy(), exact.grad, x.dtype, factor=3)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_normalize(isa, rng, dtype):
-    x = rng.standard_normal((3, 7, 5)).astype(dtype)
-    for p in (1, 2, 2.5, 3.0, np.inf):
-        for dim in (1, -1, 0, (0, 2)):
-            check_composed(rng, "normalize", x, p, dim)
-    for p in (1, np.inf):
-        check_composed(rng, "normalize", x, p, 1, 2.0)
-    check_composed(rng, "normalize", x[..., ::-1], dim=[1])
-    x[1, :, 2] = 0
-    check_composed(rng, "normalize", x, eps=1e-2)  # 1 / eps fits float16
-    check_composed(rng, "normalize", x, 2, 1, 2.0)
-    assert F.normalize(np.zeros((2, 0, 3), dtype)).shape == (2, 0, 3)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_local_response_norm(isa, rng, dtype):
-    x = rng.standard_normal((2, 7, 4, 3)).astype(dtype)
-    for size in (1, 2, 3, 4, 5, 20):
-        check_composed(rng, "local_response_norm", x, size, 0.5, 0.75, 2.0)
-    check_composed(rng, "local_response_norm", x[..., 0], 3)
-    assert F.local_response_norm(np.zeros((0, 3, 2), dtype), 2).shape == (0, 3, 2)
-
-
-def test_errors_of_composed():
-    for call, error, text in (
-        (lambda: F.normalize(X, p=0), ValueError, "normalize: p is 0.0"),
-        (lambda: F.normalize(X, dim=3), IndexError, "dim"),
-        (lambda: F.normalize(X, dim=1.5), TypeError, "normalize: dim is 1.5"),
-        (lambda: F.normalize(X, out=X), NotImplementedError, "normalize: out"),
-        (lambda: F.normalize(X.astype(np.int64)), NotImplementedError, "normalize: input has dtype int64"),
-        (lambda: F.local_response_norm(X, 0), ValueError, "local_response_norm: size is 0"),
-        (lambda: F.local_response_norm(X[0], 2), ValueError, "local_response_norm: input has shape"),
-    ):
-        with pytest.raises(error, match=text):
-            call()

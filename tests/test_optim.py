@@ -69,22 +69,41 @@ ADAM_OPTIONS = [
         [0, 0.1], [False, True], [False, True], [{}, dict(betas=(0.8, 0.95), eps=1e-3)]
     )
 ]
-ALL_OPTIONS = [("SGD", o) for o in SGD_OPTIONS] + [(n, o) for n in ("Adam", "AdamW") for o in ADAM_OPTIONS]
+RMSPROP_OPTIONS = [
+    dict(momentum=m, centered=c, weight_decay=w, maximize=x)
+    for m, c, w, x in itertools.product([0, 0.9], [False, True], [0, 0.1], [False, True])
+] + [dict(alpha=0.8, eps=1e-3)]
+ADAGRAD_OPTIONS = [
+    dict(lr_decay=d, weight_decay=w, maximize=x, **extra)
+    for d, w, x, extra in itertools.product(
+        [0, 0.1], [0, 0.1], [False, True], [{}, dict(initial_accumulator_value=0.5, eps=1e-3)]
+    )
+]
+ALL_OPTIONS = (
+    [("SGD", o) for o in SGD_OPTIONS]
+    + [(n, o) for n in ("Adam", "AdamW") for o in ADAM_OPTIONS]
+    + [("RMSprop", o) for o in RMSPROP_OPTIONS]
+    + [("Adagrad", o) for o in ADAGRAD_OPTIONS]
+)
 SOME_OPTIONS = [
     ("SGD", dict(momentum=0.9, nesterov=True, weight_decay=0.1)),
     ("Adam", dict(amsgrad=True, weight_decay=0.1)),
     ("AdamW", {}),
+    ("RMSprop", dict(momentum=0.9, centered=True, weight_decay=0.1)),
+    ("Adagrad", dict(lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.1)),
 ]
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"])
 def test_signatures_are_those_of_torch(name):
     ours = inspect.signature(getattr(optim, name)).parameters
     theirs = inspect.signature(getattr(torch.optim, name)).parameters
     assert set(theirs) - set(ours) <= {"foreach", "fused", "differentiable", "capturable", "decoupled_weight_decay"}
     assert list(ours) == [n for n in theirs if n in ours]
     for n, p in ours.items():
-        assert (p.default, p.kind) == (theirs[n].default, theirs[n].kind)
+        assert p.default == theirs[n].default
+        # RMSprop's maximize comes after two arguments that we do not have
+        assert p.kind in (theirs[n].kind, inspect.Parameter.KEYWORD_ONLY)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -108,7 +127,9 @@ def test_twenty_steps(name, options, dtype):
     }
     for k, values in mine.items():
         for n, value in values.items():
-            np.testing.assert_allclose(value.numpy(), yours[k][n].numpy(), rtol=20 * TOLERANCE[dtype], atol=1e-6)
+            want = yours[k][n].numpy()
+            largest = max(1.0, np.abs(want).max(initial=0.0))  # a buffer of RMSprop reaches 25
+            np.testing.assert_allclose(value.numpy(), want, rtol=20 * TOLERANCE[dtype], atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize("name, options", SOME_OPTIONS, ids=str)
@@ -164,7 +185,8 @@ def test_half_precision_keeps_state_in_float32(isa, name, options, dtype, tolera
     for n, value in optimizer.state[p].items():
         assert value.dtype == np.float32
         if n != "step":  # weight decay reads the rounded parameter
-            np.testing.assert_allclose(value.numpy(), state[n], rtol=tolerance, atol=tolerance)
+            largest = max(1.0, np.abs(state[n]).max())
+            np.testing.assert_allclose(value.numpy(), state[n], rtol=tolerance, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("name, options", SOME_OPTIONS, ids=str)
@@ -298,6 +320,9 @@ def test_closure_and_zero_grad():
         (lambda p: optim.SGD([p], momentum=0.9, dampening=0.1, nesterov=True), ValueError, "nesterov"),
         (lambda p: optim.Adam([p], betas=(1.0, 0.9)), ValueError, "betas"),
         (lambda p: optim.AdamW([p], eps=-1), ValueError, "AdamW: eps is -1"),
+        (lambda p: optim.RMSprop([p], momentum=-1), ValueError, "RMSprop: momentum is -1"),
+        (lambda p: optim.RMSprop([p], alpha=1.5), ValueError, "RMSprop: alpha is 1.5"),
+        (lambda p: optim.Adagrad([p], lr_decay=-1), ValueError, "Adagrad: lr_decay is -1"),
         (lambda p: optim.SGD([p]).load_state_dict({}), TypeError, "param_groups"),
         (lambda p: optim.SGD([p]).load_state_dict({"state": {}, "param_groups": []}), ValueError, "groups of"),
     ],
@@ -333,11 +358,38 @@ def test_nothing_is_written_before_all_is_checked():
     good = fastnn.Parameter(np.ones(3, np.float32))
     bad = fastnn.Parameter(fastnn.from_numpy(frozen))
     good.grad = bad.grad = fastnn.from_numpy(np.ones(3, np.float32))
-    for optimizer in (optim.SGD([good, bad], momentum=0.9), optim.Adam([good, bad])):
+    for optimizer in (
+        optim.SGD([good, bad], momentum=0.9),
+        optim.Adam([good, bad]),
+        optim.RMSprop([good, bad], centered=True),
+    ):
         with pytest.raises(ValueError, match="parameter 1 is read-only"):
             optimizer.step()
         assert not optimizer.state
+    optimizer = optim.Adagrad([good, bad])
+    with pytest.raises(ValueError, match="parameter 1 is read-only"):
+        optimizer.step()
+    assert optimizer.state[good]["step"].item() == 0 and not optimizer.state[good]["sum"].numpy().any()
     np.testing.assert_array_equal(good.detach().numpy(), np.ones(3))
+
+
+def test_centered_rmsprop_of_a_constant_gradient_stays_finite():
+    p = fastnn.Parameter(np.zeros(1000, np.float32))
+    g = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    optimizer = optim.RMSprop([p], alpha=0.5, eps=0.1, centered=True)
+    for _ in range(60):
+        p.grad = fastnn.from_numpy(g)
+        optimizer.step()
+    assert np.isfinite(p.detach().numpy()).all()
+
+
+def test_adagrad_begins_with_a_state():
+    p, q = (fastnn.Parameter(np.ones(3, dtype)) for dtype in ("bfloat16", "float64"))
+    optimizer = optim.Adagrad([p], initial_accumulator_value=0.25)
+    optimizer.add_param_group({"params": q})
+    for param, dtype in ((p, np.float32), (q, np.float64)):
+        assert optimizer.state[param]["sum"].dtype == dtype
+        np.testing.assert_array_equal(optimizer.state[param]["sum"].numpy(), np.full(3, 0.25))
 
 
 def t(*shape, dtype=np.float32):
@@ -365,6 +417,12 @@ def t(*shape, dtype=np.float32):
         (lambda: _C.adam_step([t(3)], [t(3)], [t(3)], [], [], [t()], *[0.1] * 5, False, False), ValueError),
         (lambda: _C.adam_step([t(3)], [t(3)], [t(3)], [t(3)], [], [t(1)], *[0.1] * 5, False, False), ValueError),
         (lambda: _C.adam_step([t(3)], [t(3)], [t(3)], [t(3)], [t(2)], [t()], *[0.1] * 5, False, False), ValueError),
+        (lambda: _C.rmsprop_step([t(3)], [t(3)], [], [], [], [t()], *[0.1] * 4, 0.0, False), ValueError),
+        (lambda: _C.rmsprop_step([t(3)], [t(3)], [t(3)], [t(2)], [], [t()], *[0.1] * 4, 0.0, False), ValueError),
+        (lambda: _C.rmsprop_step([t(3)], [t(3)], [t(3)], [], [], [t()], *[0.1] * 4, 0.9, False), ValueError),
+        (lambda: _C.rmsprop_step([t(3)], [t(3)], [t(3)], [], [], [], *[0.1] * 4, 0.0, False), ValueError),
+        (lambda: _C.adagrad_step([t(3)], [t(3)], [t(4)], [t()], *[0.1] * 4, False), ValueError),
+        (lambda: _C.adagrad_step([t(3)], [t(3)], [t(3)], [t(1)], *[0.1] * 4, False), ValueError),
         (lambda: _C.penalty([], 1.0, 0.1), ValueError),
         (lambda: _C.penalty([t(3)], 3.0, 0.1), ValueError),
         (lambda: _C.penalty_backward(t(3), t(2), 1.0, 0.1), ValueError),

@@ -13,9 +13,18 @@ def randn(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+OPTIMIZERS = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_parameters_are_those_of_torch(name):
-    theirs = inspect.signature({"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name])
+    theirs = inspect.signature(OPTIMIZERS[name])
     ours = list(inspect.signature(getattr(R, name)).parameters.values())[3:]
     assert [p.name for p in ours] == [n for n in theirs.parameters if n in {p.name for p in ours}]
     for p in ours:
@@ -64,6 +73,23 @@ def test_sgd(kwargs, weight_decay, maximize):
 def test_adam(name, kwargs, amsgrad, maximize):
     optimizer_class = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     check_optimizer(getattr(R, name), optimizer_class, amsgrad=amsgrad, maximize=maximize, **kwargs)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("kwargs", [{}, dict(lr=0.05, alpha=0.8, eps=1e-3)], ids=str)
+def test_rmsprop(kwargs, centered, momentum, maximize, weight_decay):
+    kwargs = dict(kwargs, centered=centered, momentum=momentum, maximize=maximize, weight_decay=weight_decay)
+    check_optimizer(R.rmsprop, torch.optim.RMSprop, **kwargs)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("kwargs", [{}, dict(lr_decay=0.1), dict(initial_accumulator_value=0.5, eps=1e-3)], ids=str)
+def test_adagrad(kwargs, maximize, weight_decay):
+    check_optimizer(R.adagrad, torch.optim.Adagrad, maximize=maximize, weight_decay=weight_decay, **kwargs)
 
 
 @pytest.mark.parametrize("kwargs", [dict(nesterov=True), dict(nesterov=True, momentum=0.9, dampening=0.1)], ids=str)

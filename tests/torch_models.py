@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -213,6 +215,20 @@ class GPT(nn.Module):
         return self.lm_head(self.ln_f(x))
 
 
+class Options(nn.Module):
+    """Arguments with defaults."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x, mask=None, scale=1.0, flip=False):
+        y = torch.relu(self.fc(x))
+        if mask is not None:
+            y = y * mask
+        return -y * scale if flip else y * scale
+
+
 def randomize_norms(model: nn.Module) -> None:
     """Statistics and affine parameters as after training, so that folding them shows."""
     generator = torch.Generator().manual_seed(7)
@@ -247,3 +263,49 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 
 MODELS = ("lenet", "resnet", "mobilenet", "bert", "gpt")
+
+
+# ---- comparing -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def quick_swaps(monkeypatch):
+    """Timing is not what most tests are about; OpenMP's threads wait for each other on a busy machine."""
+    from fastnn.torch import pieces, swap
+
+    once = partial(swap.compare_times, rounds=1)
+    monkeypatch.setattr(swap, "_SECONDS", 0.0)
+    monkeypatch.setattr(swap, "_SECONDS_MODEL", 0.0)
+    monkeypatch.setattr(swap, "compare_times", once)
+    monkeypatch.setattr(pieces, "compare_times", once)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def loss_of(model, inputs):
+    return model(inputs).float().square().mean()
+
+
+def gradients(model, inputs):
+    model.zero_grad()
+    loss = loss_of(model, inputs)
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def close(ours, theirs, tolerance=2e-5):
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * float(theirs.detach().abs().max() + 1e-3))
+
+
+def layers(model):
+    return {type(m) for m in model.modules()}
+
+
+def swapped_layers(report):
+    return [row.name for row in report.swapped if row.replacement.startswith("fastnn.torch.nn")]
+
+
+def ours(model):
+    return [m for m in model.modules() if type(m).__module__ == "fastnn.torch.nn"]

@@ -110,6 +110,48 @@ struct PixelWeightTile {
   int64_t c_row;
 };
 
+// Winograd's F(4x4, 3x3), see ops/winograd.h. Values of the transform domain are [36][...], `_step` elements from one
+// of the 36 to the next. `lanes` is that of winograd.shape, all data is float.
+//
+// Neighbouring tiles of one row of tiles: tile i reads the 6x6 pixels from (top, left + 4 i) on, zeros outside of the
+// image, and becomes tile first + i of v: [36][group of `rows` tiles][channels / lanes][tile of the group][lanes].
+struct WinogradInput {
+  const float* x;  // channel 0 of pixel (0, 0)
+  int64_t x_channel, x_row, x_col, channels, height, width;
+  int64_t top, left, tiles;
+  float* region;  // scratch of 6 * (4 * tiles + 2) * lanes
+  float* v;
+  int64_t v_step, rows, first;
+};
+
+// m[36][tile][n] = sum_c v[36][tile][c] u[36][c][n], n < vectors * lanes.
+struct WinogradProduct {
+  const float* v;
+  int64_t v_step, rows, tiles, channels;
+  const float* u;
+  int64_t u_step;
+  int vectors;
+  float* m;
+  int64_t m_step;
+};
+
+// Neighbouring tiles of m become `rows` x `cols` pixels, at most 4 x 4 * tiles, of y = f(m + bias + residual), or
+// the maxima of their 2x2 windows with their positions, as in Tile.
+struct WinogradOutput {
+  const float* m;
+  int64_t m_step, tiles;
+  int vectors, channels;
+  int64_t rows, cols;
+  bool pool;
+  float* block;  // scratch of 2 * 16 * tiles * lanes
+  float* y;
+  int64_t y_channel, y_row, y_col;
+  const float* bias;
+  const float* residual;  // like y
+  Activation activation;
+  uint8_t* position;  // like y, or null
+};
+
 // Coefficients of one optimizer step on one parameter. python/fastnn/optim has the equations.
 struct SgdStep {
   double lr, momentum, dampening, weight_decay;
@@ -121,6 +163,15 @@ struct AdamStep {
   double beta1, beta2, eps;
   double weight_decay;  // added to the gradient
   double shrink;        // the parameter is multiplied by it first: 1 - lr weight_decay for AdamW, else 1
+  bool maximize;
+};
+struct RmspropStep {
+  double lr, alpha, eps, weight_decay, momentum;
+  bool maximize;
+};
+struct AdagradStep {
+  double step_size;  // lr / (1 + (t - 1) lr_decay)
+  double weight_decay, eps;
   bool maximize;
 };
 // One axis of a pooling. Window o starts at o * stride - padding and has `taps` taps, `dilation` apart; where stride is
@@ -169,9 +220,8 @@ struct Runs {
 
 // A block of attention: `rows` queries by `cols` keys. All matrices have `step` elements between rows and are in the
 // scalar type; bias and factor may be null. Row r sees the first min(cols, seen + r * seen_step) keys.
-//   s = scale * scores + bias,  m' = max(m, max s),  scores = exp(s - m') * factor,  total = total exp(m - m') + sum
-//   exp(s
-//   - m'),  out *= exp(m - m')
+//   s = scale * scores + bias,  m' = max(m, max s),  scores = exp(s - m') * factor,
+//   total = total * exp(m - m') + sum exp(s - m'),  out *= exp(m - m')
 // with m in top, one per row, and zeros written for keys that are not seen. out has out_cols columns; null: not yet
 // written. The online softmax of Milakov & Gimelshein 2018, arXiv:1805.02867.
 struct AttentionSoftmax {
@@ -199,6 +249,32 @@ struct AttentionGradient {
   void *scores, *gradients;
   const void *bias, *factor;
   const void *log_sum, *delta;
+};
+
+// Equations and the order of the gates stand in python/fastnn/ops/rnn.py.
+enum class RnnCell : int { rnn_tanh, rnn_relu, lstm, gru };
+
+// A block of one step of a recurrent layer: `rows` sequences by `units` of `hidden` units. All values are in the scalar
+// type; rows of states (h, c, ...) and gates of one row are `hidden` elements apart.
+struct RnnBlock {
+  RnnCell cell;
+  int64_t rows, units, hidden;
+  // Forward: gate g of h_prev W_hh^T stands product_gate g elements on. Backward: the gradient of h by later steps. null:
+  // zeros.
+  const void* product;
+  int64_t product_step, product_gate;
+  void* gates;  // forward: the input's part; then what the gates let pass
+  int64_t gates_step;
+  const void* hidden_bias;  // GRU: of its third gate; null: zeros
+  void* hidden_term;        // GRU: h_prev W_hn^T + b_hn
+  const void *h_prev, *c_prev;
+  void *h, *c;
+  void* h_next;  // a copy of h whose rows are h_next_step elements apart
+  int64_t h_next_step;
+  const void* dy;  // null: zeros
+  void* carry;     // gradient that passes by the gates: of c for an LSTM, of h for a GRU
+  void* dgates;    // of what the gates' functions are applied to; GRU: n, r, z, and hidden_term
+  int64_t dgates_step;
 };
 
 // Elementwise arithmetic. bit_and, bit_or and bit_xor are for integers and bool, which ops/elementwise.cpp does itself.

@@ -1,6 +1,7 @@
 #include "conv2d.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 
 #include "../dispatch.h"
@@ -8,6 +9,7 @@
 #include "../parallel.h"
 #include "activation.h"
 #include "gemm.h"
+#include "winograd.h"
 
 namespace fastnn::conv {
 namespace {
@@ -54,6 +56,21 @@ void pack_weight(const Pass& p, const Array& weight, int64_t group, bool nhwc, b
                                           p.in_channels, int(cols), int(panel), to + row * panel * scalar);
     }
   }
+}
+
+// A line for FASTNN_LOG=dispatch.
+void log_pass(const Pass& p, const Array& in, bool nhwc, bool winograd) {
+  const bool as_pixels = pixels_as_lanes(p, nhwc, kernels().gemm.tile_shape[in.dtype]().lanes);
+  std::fprintf(
+      stderr,
+      "fastnn: conv2d %s %s %s -> (%lld, %lld, %lld), kernel (%zu, %zu), step (%lld, %lld), groups %lld%s: %s, %s\n",
+      name(in.dtype), nhwc ? "channels_last" : "row-major", to_text(in.shape).c_str(),
+      (long long)(p.groups * p.out_channels), (long long)p.rows, (long long)p.cols, p.ty.size(), p.tx.size(),
+      (long long)p.step_y, (long long)p.step_x, (long long)p.groups, p.pool ? ", max-pool 2x2" : "",
+      winograd    ? "winograd 4x4"
+      : as_pixels ? "direct, pixels as lanes"
+                  : "direct, channels as lanes",
+      kIsaNames[current_isa()]);
 }
 
 }  // namespace
@@ -137,6 +154,10 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
   if (in.size(0) == 0 || p.rows == 0 || p.cols == 0) return;
   FlushSubnormals flush;
   const DType dtype = in.dtype;
+  const bool winograd = worth_winograd(p, dtype);
+  if (logs_dispatch()) log_pass(p, in, nhwc, winograd);
+  if (winograd)
+    return run_winograd(p, in, nhwc, weight, static_cast<const float*>(bias), residual, activation, out, position);
   const Kernels& kernel = kernels();
   const int64_t item = int64_t(size_of(dtype)), scalar = int64_t(size_of(compute_type(dtype)));
   const TileShape shape = kernel.gemm.tile_shape[dtype]();

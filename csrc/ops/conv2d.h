@@ -95,6 +95,7 @@ struct Gradients {
 
 // conv2d_sparse.cpp: gradients from the elements of dy that are not zero, when few are (dy row-major). Empty where a
 // value is not finite: then the dense sums decide what becomes NaN.
+bool may_be_sparse(const Geometry& g);
 bool worth_sparse(const Geometry& g, const Array& dy);
 std::optional<Gradients> backward_sparse(const Geometry& g, const Array& dy, const Array& x, const Array& weight,
                                          bool need_x, bool need_weight, bool need_bias);

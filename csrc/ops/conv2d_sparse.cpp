@@ -38,11 +38,13 @@ Layout layout(const Geometry& g) {
 
 }  // namespace
 
+bool may_be_sparse(const Geometry& g) {
+  return g.dtype == DType::f32 && g.groups == 1 && g.dw == 1 && g.kw * g.c <= 8 * kMostVectors && g.kw * g.c >= 8 &&
+         g.n > 0 && g.oc * g.oh * g.ow <= int64_t(1) << 30;
+}
+
 bool worth_sparse(const Geometry& g, const Array& dy) {
-  if (g.dtype != DType::f32 || g.groups != 1 || g.dw != 1 || g.kw * g.c > 8 * kMostVectors || g.kw * g.c < 8)
-    return false;
   const int64_t size = g.oc * g.oh * g.ow;
-  if (g.n == 0 || size > (int64_t(1) << 30)) return false;
   // The first images stand for all.
   const int64_t sample = std::min<int64_t>(g.n, 2) * size;
   Scratch values(size_t(sample + 16) * sizeof(float)), positions(size_t(sample + 16) * sizeof(int32_t));

@@ -144,12 +144,13 @@ NormGradients backward(const char* op, bool centered, const Array& dy, const Arr
   double* dbias = need_bias ? partial.as<double>() + (need_weight ? n : 0) : nullptr;
   parallel_for(blocks * pieces, std::max<int64_t>(1, kGrain / (block * columns)), [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
-      int64_t last = std::min(rows, (k / pieces + 1) * block), c = k % pieces * columns, at_ = k / pieces * width + c;
+      int64_t last = std::min(rows, (k / pieces + 1) * block), c = k % pieces * columns,
+              offset = k / pieces * width + c;
       for (int64_t r = k / pieces * block; r < last; r += tile) {
         int64_t count = std::min(tile, last - r);
         if (need_input && !wide) rows_at(r, count);
         sums(at(in, r * n + c), at(g, r * n + c), count, n, std::min(columns, n - c), means(r), rstds(r),
-             dweight ? dweight + at_ : nullptr, dbias ? dbias + at_ : nullptr);
+             dweight ? dweight + offset : nullptr, dbias ? dbias + offset : nullptr);
       }
     }
   });

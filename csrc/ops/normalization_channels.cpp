@@ -207,10 +207,9 @@ Array normalize(const Array& x, const Channels& k, const Coefficients& t) {
   auto run = kernels().normalization.normalize_run[x.dtype];
   auto columns = kernels().normalization.normalize_columns[x.dtype];
   for_elements(
-      k, t,
-      [&](int64_t at_, int64_t n, int64_t i) { run(at(x, at_), at(y, at_), n, t.get(0, i), t.get(1, i), t.get(2, i)); },
-      [&](int64_t at_, int64_t rows, int64_t i) {
-        columns(at(x, at_), at(y, at_), rows, k.c, t.get(0, i), t.get(1, i), t.get(2, i));
+      k, t, [&](int64_t e, int64_t n, int64_t i) { run(at(x, e), at(y, e), n, t.get(0, i), t.get(1, i), t.get(2, i)); },
+      [&](int64_t e, int64_t rows, int64_t i) {
+        columns(at(x, e), at(y, e), rows, k.c, t.get(0, i), t.get(1, i), t.get(2, i));
       });
   return y;
 }

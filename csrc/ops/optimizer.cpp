@@ -94,6 +94,21 @@ void check_state(const char* op, const char* what, const Targets& params, const 
   }
 }
 
+void check_steps(const char* op, const Arrays& steps, size_t count) {
+  check_count(op, "steps", steps.size(), count);
+  for (size_t i = 0; i < count; ++i) {
+    require<ValueError>(steps[i].dtype == DType::f32 && steps[i].ndim() == 0, op, ": step ", i, " has shape ",
+                        to_text(steps[i].shape), " and dtype ", name(steps[i].dtype), "; expected a float32 scalar");
+    check_writable(op, "step", i, steps[i]);
+  }
+}
+
+// Counts one more step; returns how many it is now.
+double next_step(const Array& step) {
+  step.bump_version();
+  return double(*step.as<float>() += 1.0f);
+}
+
 Arrays with_layouts(const Arrays& arrays, const Targets& like) {
   Arrays out;
   out.reserve(arrays.size());
@@ -190,18 +205,12 @@ void adam_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs
   check_state(op, "exp_avgs", targets, exp_avgs, params.size());
   check_state(op, "exp_avg_sqs", targets, exp_avg_sqs, params.size());
   check_state(op, "max_exp_avg_sqs", targets, max_exp_avg_sqs, amsgrad ? params.size() : 0);
-  check_count(op, "steps", steps.size(), params.size());
-  for (size_t i = 0; i < steps.size(); ++i) {
-    require<ValueError>(steps[i].dtype == DType::f32 && steps[i].ndim() == 0, op, ": step ", i, " has shape ",
-                        to_text(steps[i].shape), " and dtype ", name(steps[i].dtype), "; expected a float32 scalar");
-    check_writable(op, "step", i, steps[i]);
-  }
+  check_steps(op, steps, params.size());
   Arrays g = with_layouts(grads, targets);
   std::vector<AdamStep> coefficients;
   coefficients.reserve(params.size());
   for (const Array& step : steps) {
-    double t = double(*step.as<float>() += 1.0f);
-    step.bump_version();
+    double t = next_step(step);
     coefficients.push_back({lr / (1 - std::pow(beta1, t)), 1 / std::sqrt(1 - std::pow(beta2, t)), beta1, beta2, eps,
                             decoupled ? 0 : weight_decay, decoupled ? 1 - lr * weight_decay : 1, maximize});
   }
@@ -214,6 +223,55 @@ void adam_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs
   targets.finish();
   for (const Arrays* states : {&exp_avgs, &exp_avg_sqs, &max_exp_avg_sqs})
     for (const Array& s : *states) s.bump_version();
+}
+
+void rmsprop_step(const Arrays& params, const Arrays& grads, const Arrays& square_avgs, const Arrays& grad_avgs,
+                  const Arrays& momenta, const Arrays& steps, double lr, double alpha, double eps, double weight_decay,
+                  double momentum, bool maximize) {
+  FlushSubnormals flush;
+  const char* op = "rmsprop_step";
+  const bool centered = !grad_avgs.empty(), buffered = momentum != 0;
+  check_params(op, params, grads);
+  Targets targets(params);
+  check_state(op, "square_avgs", targets, square_avgs, params.size());
+  check_state(op, "grad_avgs", targets, grad_avgs, centered ? params.size() : 0);
+  check_state(op, "momenta", targets, momenta, buffered ? params.size() : 0);
+  check_steps(op, steps, params.size());
+  Arrays g = with_layouts(grads, targets);
+  for (const Array& step : steps) next_step(step);
+  const RmspropStep step{lr, alpha, eps, weight_decay, momentum, maximize};
+  const auto& kernel = kernels().optimizer.rmsprop;
+  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+    const Array& p = targets[i];
+    kernel[p.dtype](step, at(p, begin), at(g[i], begin), at(square_avgs[i], begin),
+                    centered ? at(grad_avgs[i], begin) : nullptr, buffered ? at(momenta[i], begin) : nullptr,
+                    end - begin);
+  });
+  targets.finish();
+  for (const Arrays* states : {&square_avgs, &grad_avgs, &momenta})
+    for (const Array& s : *states) s.bump_version();
+}
+
+void adagrad_step(const Arrays& params, const Arrays& grads, const Arrays& sums, const Arrays& steps, double lr,
+                  double lr_decay, double weight_decay, double eps, bool maximize) {
+  FlushSubnormals flush;
+  const char* op = "adagrad_step";
+  check_params(op, params, grads);
+  Targets targets(params);
+  check_state(op, "sums", targets, sums, params.size());
+  check_steps(op, steps, params.size());
+  Arrays g = with_layouts(grads, targets);
+  std::vector<AdagradStep> coefficients;
+  coefficients.reserve(params.size());
+  for (const Array& step : steps)
+    coefficients.push_back({lr / (1 + (next_step(step) - 1) * lr_decay), weight_decay, eps, maximize});
+  const auto& kernel = kernels().optimizer.adagrad;
+  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+    const Array& p = targets[i];
+    kernel[p.dtype](coefficients[i], at(p, begin), at(g[i], begin), at(sums[i], begin), end - begin);
+  });
+  targets.finish();
+  for (const Array& s : sums) s.bump_version();
 }
 
 Array clip_grad_norm(const Arrays& grads, double max_norm, double norm_type, bool error_if_nonfinite) {

@@ -25,6 +25,15 @@ void adam_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs
                const Arrays& max_exp_avg_sqs, const Arrays& steps, double lr, double beta1, double beta2, double eps,
                double weight_decay, bool decoupled, bool maximize);
 
+// `grad_avgs` is empty unless the step is centered, `momenta` without momentum; `steps` are as in adam_step.
+void rmsprop_step(const Arrays& params, const Arrays& grads, const Arrays& square_avgs, const Arrays& grad_avgs,
+                  const Arrays& momenta, const Arrays& steps, double lr, double alpha, double eps, double weight_decay,
+                  double momentum, bool maximize);
+
+// `steps` are as in adam_step.
+void adagrad_step(const Arrays& params, const Arrays& grads, const Arrays& sums, const Arrays& steps, double lr,
+                  double lr_decay, double weight_decay, double eps, bool maximize);
+
 // Scales the gradients so that their joint norm is at most max_norm; returns the norm before, a scalar, float64 if a
 // gradient is, else float32. Throws std::runtime_error where it is not finite and error_if_nonfinite is set.
 Array clip_grad_norm(const Arrays& grads, double max_norm, double norm_type, bool error_if_nonfinite);

@@ -57,6 +57,54 @@ void adam(const AdamStep& s, void* param, const void* grad, void* mean, void* sq
   });
 }
 
+template <class T>
+void rmsprop(const RmspropStep& s, void* param, const void* grad, void* square, void* mean, void* buffer, int64_t n) {
+  using V = Compute<T>;
+  using S = Scalar<T>;
+  auto* p = static_cast<T*>(param);
+  auto* g = static_cast<const T*>(grad);
+  auto *v = static_cast<S*>(square), *m = static_cast<S*>(mean), *b = static_cast<S*>(buffer);
+  const V descent = V(S(-s.lr)), sign = V(S(s.maximize ? -1 : 1)), decay = V(S(s.weight_decay)), eps = V(S(s.eps));
+  const V alpha = V(S(s.alpha)), rest = V(S(1 - s.alpha)), momentum = V(S(s.momentum));
+  const bool decays = s.weight_decay != 0;
+  for_lanes<V>(n, [&](int64_t i, auto lanes) {
+    V x = load<V>(p + i, lanes), d = load<V>(g + i, lanes) * sign;
+    if (decays) d = fma(x, decay, d);
+    V v1 = fma(rest * d, d, alpha * load<V>(v + i, lanes));
+    store(v1, v + i, lanes);
+    if (m) {
+      V m0 = load<V>(m + i, lanes), m1 = fma(d - m0, rest, m0);
+      store(m1, m + i, lanes);
+      v1 = max(V(S(0)), fma(-m1, m1, v1));  // rounding must not make it negative; a NaN stays
+    }
+    d = d / (sqrt(v1) + eps);
+    if (b) {
+      d = fma(load<V>(b + i, lanes), momentum, d);
+      store(d, b + i, lanes);
+    }
+    store(fma(d, descent, x), p + i, lanes);
+  });
+}
+
+template <class T>
+void adagrad(const AdagradStep& s, void* param, const void* grad, void* sum, int64_t n) {
+  using V = Compute<T>;
+  using S = Scalar<T>;
+  auto* p = static_cast<T*>(param);
+  auto* g = static_cast<const T*>(grad);
+  auto* v = static_cast<S*>(sum);
+  const V descent = V(S(-s.step_size)), sign = V(S(s.maximize ? -1 : 1)), decay = V(S(s.weight_decay));
+  const V eps = V(S(s.eps));
+  const bool decays = s.weight_decay != 0;
+  for_lanes<V>(n, [&](int64_t i, auto lanes) {
+    V x = load<V>(p + i, lanes), d = load<V>(g + i, lanes) * sign;
+    if (decays) d = fma(x, decay, d);
+    V v1 = fma(d, d, load<V>(v + i, lanes));
+    store(v1, v + i, lanes);
+    store(fma(d / (sqrt(v1) + eps), descent, x), p + i, lanes);
+  });
+}
+
 // f(x) summed over n values in four chains, added up in a fixed order.
 template <class T, class Fn>
 FASTNN_INLINE double sum_of(const T* x, int64_t n, Fn&& f) {

@@ -76,6 +76,8 @@ def set_num_threads(n: int, /) -> None: ...
 def get_num_threads() -> int: ...
 def set_isa(name: str, /) -> None: ...
 def get_isa() -> str: ...
+def set_precision(name: str, /) -> None: ...
+def get_precision() -> str: ...
 def available_isas() -> list[str]: ...
 def built_isas() -> list[str]: ...
 def kernel_rows() -> list[tuple[str, str]]: ...
@@ -187,6 +189,41 @@ def avg_pool2d_backward(
     divisor_override: int,
     /,
 ) -> Tensor: ...
+def batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    /,
+) -> Tensor: ...
+def batch_norm_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    training: bool,
+    parameter_dtype: DTypeLike,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
+def batch_norm_statistics(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    /,
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def bitwise_and(input: Tensor | float, other: Tensor | float, /) -> Tensor: ...
 def bitwise_or(input: Tensor | float, other: Tensor | float, /) -> Tensor: ...
 def bitwise_xor(input: Tensor | float, other: Tensor | float, /) -> Tensor: ...
@@ -264,8 +301,64 @@ def expand(input: Tensor, shape: Sequence[int], /) -> Tensor: ...
 def fill(target: Tensor, value: Tensor | float, /) -> None: ...
 def full(shape: Sequence[int], value: Tensor | float, dtype: DTypeLike, /) -> Tensor: ...
 def ge(input: Tensor | float, other: Tensor | float, /) -> Tensor: ...
+def group_norm(input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, /) -> Tensor: ...
+def group_norm_backward(
+    grad: Tensor,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    parameter_dtype: DTypeLike,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
+def group_norm_statistics(
+    input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, /
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def gt(input: Tensor | float, other: Tensor | float, /) -> Tensor: ...
+def instance_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+    /,
+) -> Tensor: ...
+def instance_norm_statistics(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+    /,
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def is_channels_last(input: Tensor, /) -> bool: ...
+def layer_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, /
+) -> Tensor: ...
+def layer_norm_backward(
+    grad: Tensor,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    parameter_dtype: DTypeLike,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
+def layer_norm_statistics(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, /
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def le(input: Tensor | float, other: Tensor | float, /) -> Tensor: ...
 def linear(
     input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, residual: Tensor | None, /
@@ -364,6 +457,20 @@ def probe_copy(bytes: int, seconds: float, /) -> float: ...
 def probe_fma(dtype: str, seconds: float, /) -> float: ...
 def probe_read(bytes: int, seconds: float, /) -> float: ...
 def reshape(input: Tensor, shape: Sequence[int], /) -> Tensor: ...
+def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float, /) -> Tensor: ...
+def rms_norm_backward(
+    grad: Tensor,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None,
+    rstd: Tensor,
+    need_input: bool,
+    need_weight: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None]: ...
+def rms_norm_statistics(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float, /
+) -> tuple[Tensor, Tensor]: ...
 def sgd_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],

@@ -3,7 +3,16 @@
 from typing import Any
 
 from . import datasets, functional, init, modules, optim, transforms, utils
-from ._C import empty_cache, get_isa, get_num_threads, memory_stats, set_isa, set_num_threads
+from ._C import (
+    empty_cache,
+    get_isa,
+    get_num_threads,
+    get_precision,
+    memory_stats,
+    set_isa,
+    set_num_threads,
+    set_precision,
+)
 from ._import_hook import after_import
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .creation import arange, empty, full, ones, ones_like, rand, randn, zeros, zeros_like
@@ -34,6 +43,7 @@ __all__ = [
     "functional",
     "get_isa",
     "get_num_threads",
+    "get_precision",
     "init",
     "is_grad_enabled",
     "load",
@@ -51,6 +61,7 @@ __all__ = [
     "set_grad_enabled",
     "set_isa",
     "set_num_threads",
+    "set_precision",
     "stack",
     "tensor",
     "transforms",

@@ -132,31 +132,6 @@ _gt = _C.Op("gt", _C.gt)
 _ge = _C.Op("ge", _C.ge)
 
 
-def add(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
-    """input + alpha other"""
-    return _add(input, other if alpha == 1 else _scaled(other, alpha))
-
-
-def sub(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
-    """input - alpha other"""
-    return _sub(input, other if alpha == 1 else _scaled(other, alpha))
-
-
-def mul(input: Operand, other: Operand) -> Tensor:
-    """input * other"""
-    return _mul(input, other)
-
-
-def div(input: Operand, other: Operand) -> Tensor:
-    """input / other"""
-    return _div(input, other)
-
-
-def pow(input: Operand, exponent: Operand) -> Tensor:
-    """input ** exponent; the gradient is 0 with respect to a base whose exponent is 0."""
-    return _pow(input, exponent)
-
-
 def _scaled(x: Operand, factor: float) -> Operand:
     return x * factor if isinstance(x, (int, float)) else _mul(x, factor)
 

@@ -98,8 +98,9 @@ def _one_hot_forward(input, num_classes):
             raise ValueError("one_hot: input is empty; expected num_classes, which cannot be seen from it")
     if low < 0 or high >= num_classes:
         raise IndexError(f"one_hot: input holds {low} to {high}; expected 0 to {num_classes - 1}")
-    classes = _C.from_numpy(np.arange(num_classes))
-    return _C.astype(_C.eq(_C.reshape(input, (*input.shape, 1)), classes), np.dtype(np.int64))
+    out = np.zeros((*input.shape, num_classes), np.int64)
+    np.put_along_axis(out, input.numpy()[..., None], 1, -1)
+    return _C.from_numpy(out)
 
 
 _one_hot = _C.Op("one_hot", _one_hot_forward)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
 
 from .. import _C
-from .._arrays import as_tensor
 from ..tensor import Tensor
 from .optimizer import Group, Optimizer, check_options
 
@@ -30,6 +26,7 @@ class Adam(Optimizer):
     Kingma & Ba 2015, arXiv:1412.6980; amsgrad: Reddi et al. 2018, arXiv:1904.09237.
     """
 
+    _counts_steps = True
     _decoupled = False
 
     def __init__(
@@ -65,24 +62,8 @@ class Adam(Optimizer):
     def _state_names(self, group: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
 
-    def _new_state(self, param: Tensor, group: Group) -> dict[str, Tensor]:
-        state = {"step": _C.from_numpy(np.zeros((), np.float32))}
-        state.update((name, _C.optimizer_state(param)) for name in self._state_names(group))
-        return state
-
-    def _load_state(self, what: str, param: Tensor, group: Group, values: dict[str, Any]) -> dict[str, Tensor]:
-        step = values.get("step")
-        count = as_tensor(step, f"{what}: 'step'").numpy() if hasattr(step, "shape") else np.asarray(step)
-        if count.size != 1 or count.dtype == object:
-            raise ValueError(f"{what}: 'step' is {step!r}; expected one number")
-        loaded = {"step": _C.from_numpy(np.array(count.item(), np.float32))}
-        loaded.update(super()._load_state(what, param, group, values))
-        return loaded
-
     def _update(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
-        state = self.state
-        new = {p: self._new_state(p, group) for p in params if p not in state}
-        states = [state.get(p) or new[p] for p in params]
+        new, states = self._states(group, params)
         beta1, beta2 = group["betas"]
         _C.adam_step(
             params,
@@ -99,7 +80,7 @@ class Adam(Optimizer):
             self._decoupled,
             group["maximize"],
         )
-        state.update(new)
+        self.state.update(new)
 
 
 class AdamW(Adam):

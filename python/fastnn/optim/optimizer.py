@@ -1,10 +1,12 @@
-"""Optimizer: what SGD, Adam and AdamW share."""
+"""Optimizer: what all optimizers share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any
+
+import numpy as np
 
 from .. import _C
 from .._arrays import as_tensor
@@ -25,6 +27,8 @@ class Optimizer:
         param_groups: list of dicts; options such as group["lr"] may be changed between steps.
         state: a dict per parameter, filled by the first step that finds a gradient.
     """
+
+    _counts_steps = False  # whether the state of a parameter has `step`, a float32 scalar, beside its arrays
 
     def __init__(self, params: Iterable[Tensor] | Iterable[Group], defaults: dict[str, Any]) -> None:
         self._name = type(self).__name__
@@ -71,6 +75,18 @@ class Optimizer:
     def _state_names(self, group: Group) -> tuple[str, ...]:
         """Names of the state arrays of one parameter, without the counter `step`."""
         raise NotImplementedError
+
+    def _new_state(self, param: Tensor, group: Group) -> dict[str, Tensor]:
+        """The state of one parameter before its first step: zeros."""
+        state = {"step": _C.from_numpy(np.zeros((), np.float32))} if self._counts_steps else {}
+        state.update((name, _C.optimizer_state(param)) for name in self._state_names(group))
+        return state
+
+    def _states(self, group: Group, params: list[Tensor]) -> tuple[dict[Tensor, Any], list[dict[str, Tensor]]]:
+        """What the parameters without a state get, to be put into self.state after the step, and all their states."""
+        state = self.state
+        new = {p: self._new_state(p, group) for p in params if p not in state}
+        return new, [state.get(p) or new[p] for p in params]
 
     def _update(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
         """Makes the step of the parameters that have gradients."""
@@ -152,6 +168,12 @@ class Optimizer:
     def _load_state(self, what: str, param: Tensor, group: Group, values: dict[str, Any]) -> dict[str, Tensor]:
         """Copies of the state arrays of one parameter."""
         loaded = {}
+        if self._counts_steps:
+            step = values.get("step")
+            count = as_tensor(step, f"{what}: 'step'").numpy() if hasattr(step, "shape") else np.asarray(step)
+            if count.size != 1 or count.dtype == object:
+                raise ValueError(f"{what}: 'step' is {step!r}; expected one number")
+            loaded["step"] = _C.from_numpy(np.array(count.item(), np.float32))
         for name in self._state_names(group):
             if name not in values:
                 raise ValueError(f"{what} has no {name!r} among {list(values)}; expected a state of {self._name}")

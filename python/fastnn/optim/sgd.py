@@ -60,14 +60,13 @@ class SGD(Optimizer):
         return ("momentum_buffer",)
 
     def _update(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> None:
-        state = self.state
         new, fresh, buffers = {}, (), ()
         momentum = group["momentum"]
         if momentum:
-            new = {p: {"momentum_buffer": _C.optimizer_state(p)} for p in params if p not in state}
+            new, states = self._states(group, params)
             if new:
                 fresh = [i for i, p in enumerate(params) if p in new]
-            buffers = [(state.get(p) or new[p])["momentum_buffer"] for p in params]
+            buffers = [s["momentum_buffer"] for s in states]
         _C.sgd_step(
             params,
             grads,
@@ -80,4 +79,4 @@ class SGD(Optimizer):
             group["nesterov"],
             group["maximize"],
         )
-        state.update(new)
+        self.state.update(new)

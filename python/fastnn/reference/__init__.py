@@ -58,10 +58,12 @@ from .normalization import (
     normalize,
     rms_norm,
 )
-from .optim import adam, adamw, sgd
+from .optim import adagrad, adam, adamw, rmsprop, sgd
 from .pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
+from .rnn import gru_layer, lstm_layer, rnn_layer
 
 __all__ = [
+    "adagrad",
     "adam",
     "adamw",
     "adaptive_avg_pool2d",
@@ -79,6 +81,7 @@ __all__ = [
     "gelu",
     "glu",
     "group_norm",
+    "gru_layer",
     "hardshrink",
     "hardsigmoid",
     "hardswish",
@@ -93,6 +96,7 @@ __all__ = [
     "local_response_norm",
     "log_softmax",
     "logsigmoid",
+    "lstm_layer",
     "matmul",
     "max_pool2d",
     "mish",
@@ -104,6 +108,8 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "rmsprop",
+    "rnn_layer",
     "scaled_dot_product_attention",
     "selu",
     "sgd",

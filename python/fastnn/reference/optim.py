@@ -96,6 +96,71 @@ def adamw(
     return _adam_update(p * (1.0 - lr * weight_decay), -g if maximize else g, state, lr, betas, eps, amsgrad)
 
 
+@quiet
+def rmsprop(
+    param: ArrayLike,
+    grad: ArrayLike,
+    state: State,
+    lr: float = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    *,
+    maximize: bool = False,
+) -> tuple[np.ndarray, State]:
+    """g = +-grad + weight_decay p;  v = alpha v + (1 - alpha) g^2;  m = alpha m + (1 - alpha) g
+    d = g / (sqrt(v - m^2 if centered else v) + eps);  b = momentum b + d;  p = p - lr (b with momentum, else d)
+
+    state: step, square_avg (v), momentum_buffer (b, with momentum), grad_avg (m, if centered). Tieleman & Hinton 2012,
+    Coursera lecture 6.5; Graves 2013, arXiv:1308.0850.
+    """
+    p, g = as_float64(param), as_float64(grad)
+    if maximize:
+        g = -g
+    if weight_decay != 0.0:
+        g = g + weight_decay * p
+    v = alpha * as_float64(state.get("square_avg", 0.0)) + (1.0 - alpha) * g * g
+    new_state: State = {"step": int(state.get("step", 0)) + 1, "square_avg": v}
+    if centered:
+        m = alpha * as_float64(state.get("grad_avg", 0.0)) + (1.0 - alpha) * g
+        new_state["grad_avg"] = m
+        v = np.maximum(v - m * m, 0.0)
+    d = g / (np.sqrt(v) + eps)
+    if momentum != 0.0:
+        d = momentum * as_float64(state.get("momentum_buffer", 0.0)) + d
+        new_state["momentum_buffer"] = d
+    return p - lr * d, new_state
+
+
+@quiet
+def adagrad(
+    param: ArrayLike,
+    grad: ArrayLike,
+    state: State,
+    lr: float = 1e-2,
+    lr_decay: float = 0.0,
+    weight_decay: float = 0.0,
+    initial_accumulator_value: float = 0.0,
+    eps: float = 1e-10,
+    *,
+    maximize: bool = False,
+) -> tuple[np.ndarray, State]:
+    """g = +-grad + weight_decay p;  s = s + g^2;  p = p - lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps)
+
+    state: step (t), sum (s). Duchi et al. 2011, JMLR 12.
+    """
+    p, g = as_float64(param), as_float64(grad)
+    if maximize:
+        g = -g
+    if weight_decay != 0.0:
+        g = g + weight_decay * p
+    step = int(state.get("step", 0)) + 1
+    total = as_float64(state.get("sum", initial_accumulator_value)) + g * g
+    return p - lr / (1.0 + (step - 1) * lr_decay) * g / (np.sqrt(total) + eps), {"step": step, "sum": total}
+
+
 def _adam_update(
     p: np.ndarray, g: np.ndarray, state: State, lr: float, betas: tuple[float, float], eps: float, amsgrad: bool
 ) -> tuple[np.ndarray, State]:

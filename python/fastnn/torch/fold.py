@@ -1,17 +1,19 @@
-"""Inference: the forward() of a model as one traced graph, in which neighbours are folded into single calls.
+"""The forward() of a module as one traced graph, in which functions run in fastnn and neighbours as one call.
 
-A module gets a `forward` of its own on the instance; class, parameters and state_dict stay. It runs the folded graph
-where that is right: in eval mode, with nothing to differentiate, and without hooks on the modules inside; else the
-module's own forward(). A graph is traced per pattern of arguments and compared with the own forward() at its first
-call.
+A module gets a `forward` of its own on the instance; class, parameters and state_dict stay. It runs the graph where
+that is right, else the module's own forward(): not with hooks on the modules inside, under autocast or tracing; and in
+inference mode, which folds batch norms into weights, not in training or where something is differentiated. A graph is
+traced per pattern of arguments and compared with the own forward() before its first call.
 """
 
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import operator
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from itertools import chain
 from types import SimpleNamespace
@@ -21,11 +23,12 @@ import torch
 from torch import fx
 
 from . import nn
-from .measure import difference, outputs_of
+from .measure import Call, difference, outputs_of, preserved
 from .rewrite import Piece, Rewritten, Unsupported, rewrite
 
 _CONSTANTS = (type(None), bool, int, float, str)
 _BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+_INSTANCE_NORMS = (torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
 _THROUGH = (torch.nn.Sequential, torch.nn.Identity, torch.nn.Flatten)
 _CONTAINERS = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
 _training = operator.attrgetter("training")
@@ -45,6 +48,13 @@ def _hooks(module: torch.nn.Module) -> tuple[Any, ...]:
     )
 
 
+_GLOBAL_HOOKS = tuple(
+    hooks
+    for name, hooks in vars(torch.nn.modules.module).items()
+    if name.startswith("_global_") and name.endswith("_hooks") and isinstance(hooks, dict)
+)
+
+
 # ---- tracing ---------------------------------------------------------------------------------------------------------
 
 
@@ -60,6 +70,7 @@ class _Tracer(fx.Tracer):
         self._nodes: dict[int, fx.Node] = {}
         self._where: dict[int, tuple[dict[str, Any], str]] = {}
         self._path: list[str] = []
+        self._proxies: list[weakref.ref[fx.Proxy]] = []
 
     def run(self, root: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Graph:
         self.example = (args, kwargs)
@@ -89,10 +100,14 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("placeholder", name, (), {}) if isinstance(value, torch.Tensor) else value
 
     def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
-        if m in self.leaves or any(_hooks(m)) or "parametrizations" in m._modules or "forward" in vars(m):
+        if m in self.leaves or "parametrizations" in m._modules or "forward" in vars(m):
             return True
         layer = _layer(m)
-        if layer in nn.COUNTERPARTS or layer in (*_BATCH_NORMS, *_THROUGH):
+        if m.training and (layer in _BATCH_NORMS or layer is torch.nn.Dropout):
+            return True  # what counts batches, or draws random numbers
+        if layer in _INSTANCE_NORMS:
+            return True  # looks at the number of dimensions
+        if layer in nn.COUNTERPARTS or layer in _THROUGH:
             return False
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -122,6 +137,17 @@ class _Tracer(fx.Tracer):
         momentum = 0.0 if m.momentum is None else m.momentum
         arguments = (input, m.running_mean, m.running_var, m.weight, m.bias, use_batch, momentum, m.eps)
         return self.create_proxy("call_function", torch.nn.functional.batch_norm, arguments, {})
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        proxy = super().proxy(node)
+        self._proxies.append(weakref.ref(proxy))
+        return proxy
+
+    def has_leaked(self) -> bool:
+        """Whether forward() has kept something that it computed, in a list for example."""
+        if any(proxy() is not None for proxy in self._proxies):
+            gc.collect()  # a generator of forward() may hold them in a cycle
+        return any(proxy() is not None for proxy in self._proxies)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -158,6 +184,7 @@ def _trace(
     """Raises Unsupported with the reason where forward() cannot be traced, or does more than compute its result."""
     tracer = _Tracer(leaves)
     attributes = [(m, dict(vars(m))) for m in module.modules()]
+    lists = [(c, list(c)) for m in module.modules() for c in vars(m).values() if type(c) is list]
     random = torch.get_rng_state()
     try:
         with torch.no_grad():
@@ -173,6 +200,11 @@ def _trace(
                 vars(m).update(before)
         drawn = not torch.equal(random, torch.get_rng_state())
         torch.set_rng_state(random)
+    leaked = tracer.has_leaked()
+    for kept, before in lists:
+        kept[:] = before
+    if leaked:
+        raise Unsupported("cannot be traced: forward() keeps what it computes")
     if changed:
         raise Unsupported("cannot be traced: forward() changes attributes of the model")
     if drawn:
@@ -196,14 +228,16 @@ class Plan:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         leaves: set[torch.nn.Module],
-        refused: Iterable[int],
+        refused: Iterable[str],
+        inference: bool,
     ) -> None:
         tracer, self.graph = _trace(module, args, kwargs, leaves)
-        self.rewritten: Rewritten = rewrite(self.graph, inference=True, refused=refused)
+        self.rewritten: Rewritten = rewrite(self.graph, inference=inference, refused=refused)
         self.slots, self.values = tracer.slots, tracer.values
         inside = list(dict.fromkeys(tracer.inside))
         self._modules = inside
-        self._hooks = [hooks for m in inside[1:] for hooks in _hooks(m)]
+        self._hooks = [*_GLOBAL_HOOKS, *(hooks for m in inside[1:] for hooks in _hooks(m))]
+        self._trained = list(map(_training, inside))
         self._links = [(m._modules, key, child) for m in inside for key, child in m._modules.items()]
         self.verified = False
         code = self.graph.python_code("self")
@@ -220,7 +254,7 @@ class Plan:
 
     def holds(self) -> bool:
         """Whether the modules are as they were traced."""
-        if any(map(_training, self._modules)) or any(self._hooks):
+        if any(self._hooks) or list(map(_training, self._modules)) != self._trained:
             return False
         return all(owner.get(key) is child for owner, key, child in self._links)
 
@@ -229,25 +263,33 @@ class Plan:
 
 
 class FoldedForward:
-    """What `module.forward` is while it is folded."""
+    """Holds the plans of a module; its method forward() is what `module.forward` is while it is folded."""
 
-    def __init__(self, module: torch.nn.Module, leaves: set[torch.nn.Module] | None = None) -> None:
-        self.module = module
-        self.leaves = leaves or set()
-        self.refused: frozenset[int] = frozenset()
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        inference: bool,
+        leaves: Iterable[torch.nn.Module] = (),
+        refused: Iterable[str] = (),
+    ) -> None:
+        self.module, self.inference = module, inference
+        self.leaves, self.refused = set(leaves), frozenset(refused)
         self.plans: dict[Any, Plan | None] = {}
         self.problem = ""
 
-    def default_plan(self) -> Plan:
+    def default_plan(self) -> Plan | None:
         """The plan for tensors as the arguments that have no default."""
-        plan = self.plan((torch.empty(0),) * len(_required(self.module)), {})
-        assert plan is not None, self.problem  # fold() has tried
-        return plan
+        return self.plan((torch.empty(0),) * len(_required(self.module)), {})
+
+    def pieces(self) -> list[Piece]:
+        """Those of the default plan."""
+        plan = self.default_plan()
+        return [] if plan is None else plan.pieces
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
         return type(self.module).forward(self.module, *args, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
             return self.original(*args, **kwargs)
         plan = self.plan(args, kwargs)
@@ -255,15 +297,16 @@ class FoldedForward:
             return self.original(*args, **kwargs)
         inputs = tuple(a for a in chain(args, kwargs.values()) if isinstance(a, torch.Tensor))
         tensors = plan.tensors()
-        if torch.is_grad_enabled() and any(map(_requires_grad, chain(inputs, tensors))):
+        if self.inference and torch.is_grad_enabled() and any(map(_requires_grad, chain(inputs, tensors))):
             return self.original(*args, **kwargs)
-        if not plan.verified:
-            return self._first(plan, inputs, tensors, args, kwargs)
+        if not (plan.verified or self._verify(plan, args, kwargs)):
+            return self.original(*args, **kwargs)
         return plan(inputs, tensors)
 
     def plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
         """The plan for such arguments, traced if need be; None where there is none."""
         key: Any = (
+            self.module.training,
             tuple(None if isinstance(a, torch.Tensor) else (a,) for a in args),
             tuple((name, None if isinstance(a, torch.Tensor) else (a,)) for name, a in kwargs.items()),
         )
@@ -274,34 +317,39 @@ class FoldedForward:
             return None
         plan = None
         if all(isinstance(a, (torch.Tensor, *_CONSTANTS)) for a in chain(args, kwargs.values())):
-            if self.module.training:
+            if self.module.training and self.inference:
                 return None
             try:
-                plan = Plan(self.module, args, kwargs, self.leaves, self.refused)
+                plan = Plan(self.module, args, kwargs, self.leaves, self.refused, self.inference)
             except Unsupported as error:
                 self.problem = str(error)
         self.plans[key] = plan
         return plan
 
-    def _first(self, plan: Plan, inputs: Any, tensors: Any, args: Any, kwargs: Any) -> Any:
-        """Compares the plan with the module's own forward(), whose result it returns."""
-        copies = tuple(t.clone() for t in inputs)
-        expected = self.original(*args, **kwargs)
+    def _verify(self, plan: Plan, args: Any, kwargs: Any) -> bool:
+        """Compares the plan with the module's own forward(), which both run without consequences."""
+        results = []
         try:
-            got = plan(copies, tensors)
+            for planned in (False, True):
+                call = Call(args, kwargs).copied()
+                with preserved(self.module), torch.no_grad():
+                    out = plan(call.tensors(), plan.tensors()) if planned else self.original(*call.args, **call.kwargs)
+                results.append(outputs_of(out))
         except Exception as error:
+            if not results:
+                return False  # its own forward() says what is wrong with the arguments
             problem = f"the traced graph fails: {error}"
         else:
-            error, within = difference(outputs_of(got), outputs_of(expected), None, None, factor=10)
+            error, within = difference(results[1], results[0], None, None, factor=10)
             problem = "" if within else f"the traced graph gives other results (by {error:.1e})"
+        plan.verified = not problem
         if problem:
             self.problem = problem
             self.plans = {key: None if p is plan else p for key, p in self.plans.items()}
-            warnings.warn(f"fastnn.swap: {type(self.module).__name__} is not folded: {problem}", stacklevel=4)
-        plan.verified = True
-        return expected
+            warnings.warn(f"fastnn.swap: {type(self.module).__name__} is not folded: {problem}", stacklevel=5)
+        return plan.verified
 
-    def refuse(self, keys: Iterable[int]) -> None:
+    def refuse(self, keys: Iterable[str]) -> None:
         """Leaves these pieces of the graph to torch."""
         self.refused = self.refused | set(keys)
         self.plans.clear()
@@ -312,47 +360,45 @@ class FoldedForward:
                 folded.refresh()
 
     def install(self) -> None:
-        vars(self.module)["forward"] = self
+        vars(self.module)["forward"] = self.forward
 
     def remove(self) -> None:
-        if vars(self.module).get("forward") is self:
+        if vars(self.module).get("forward") == self.forward:
             del vars(self.module)["forward"]
 
     # A copy, and what is read from a file, folds its own module; what was traced belongs to this one.
 
-    def _rebuild(self, module: torch.nn.Module, leaves: set[torch.nn.Module]) -> FoldedForward:
-        other = FoldedForward(module, leaves)
-        other.refused = self.refused
-        return other
-
     def __deepcopy__(self, memo: dict[int, Any]) -> FoldedForward:
-        leaves = {copy.deepcopy(m, memo) for m in self.leaves}
-        return self._rebuild(copy.deepcopy(self.module, memo), leaves)
+        leaves = [copy.deepcopy(m, memo) for m in self.leaves]
+        return FoldedForward(copy.deepcopy(self.module, memo), self.inference, leaves, self.refused)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"module": self.module, "leaves": list(self.leaves), "refused": self.refused}
+        names = ("module", "inference", "refused")
+        return {name: getattr(self, name) for name in names} | {"leaves": list(self.leaves)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.module, self.refused = state["module"], state["refused"]
-        self.leaves = set(state["leaves"])
+        vars(self).update(state)
+        self.leaves = set(self.leaves)
         self.plans, self.problem = {}, ""
 
 
 # ---- where to fold ---------------------------------------------------------------------------------------------------
 
 
-def fold(model: torch.nn.Module) -> tuple[list[FoldedForward], list[str]]:
-    """Installs a FoldedForward in each largest module that can be traced.
+def fold(model: torch.nn.Module, inference: bool) -> tuple[list[FoldedForward], list[str]]:
+    """A FoldedForward, not yet installed, for each largest module that can be traced and gains from it.
 
     Returns: them, and in words what could not be traced.
     """
     folds: list[FoldedForward] = []
     notes: list[str] = []
-    _fold_tree(model, "", folds, notes)
+    _fold_tree(model, "", inference, folds, notes)
     return folds, notes
 
 
-def _fold_tree(module: torch.nn.Module, name: str, folds: list[FoldedForward], notes: list[str]) -> bool:
+def _fold_tree(
+    module: torch.nn.Module, name: str, inference: bool, folds: list[FoldedForward], notes: list[str]
+) -> bool:
     """Whether the module, or everything in it, could be traced."""
     own = type(module).__module__.startswith("torch.nn.modules.") and not isinstance(module, _CONTAINERS)
     if own or not module._modules:
@@ -362,16 +408,16 @@ def _fold_tree(module: torch.nn.Module, name: str, folds: list[FoldedForward], n
         return False
     problem = _try_trace(module, set())
     if not problem:
-        folds.append(FoldedForward(module))
+        folds.append(FoldedForward(module, inference))
         return True
     inner: list[FoldedForward] = []
     leaves = {
         child
         for key, child in module._modules.items()
-        if child is not None and not _fold_tree(child, f"{name}.{key}".strip("."), inner, notes)
+        if child is not None and not _fold_tree(child, f"{name}.{key}".strip("."), inference, inner, notes)
     }
     if leaves and not _try_trace(module, leaves):
-        folds.append(FoldedForward(module, leaves))
+        folds.append(FoldedForward(module, inference, leaves))
         folds.extend(fold for fold in inner if any(fold.module in leaf.modules() for leaf in leaves))
         return False
     if not isinstance(module, _CONTAINERS[1:]):
@@ -384,9 +430,11 @@ def _try_trace(module: torch.nn.Module, leaves: set[torch.nn.Module]) -> str:
     """Traces as if called with tensors for the arguments without defaults; the reason where that fails."""
     if isinstance(module, _CONTAINERS[1:]):
         return "has no forward()"
+    if any(hooks for m in list(module.modules())[1:] for hooks in _hooks(m)):
+        return "has modules with hooks"
     try:
         _, graph = _trace(module, (torch.empty(0),) * len(_required(module)), {}, leaves)
-        rewrite(graph, inference=True)
+        rewrite(graph, inference=False)
     except Unsupported as error:
         return str(error)
     return ""

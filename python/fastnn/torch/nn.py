@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from .. import functional as _fastnn
 from . import functional as F
 
 Tensor = torch.Tensor
@@ -29,6 +28,33 @@ def _convolution(name: str) -> Callable[..., Tensor]:
 
     call = getattr(F, name)
     return forward
+
+
+def _transposed(name: str, dims: int) -> Callable[..., Tensor]:
+    """forward() of ConvTranspose1d, ConvTranspose2d, ConvTranspose3d."""
+
+    def forward(self: Any, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.padding_mode != "zeros":
+            raise ValueError(f"ConvTranspose{dims}d: padding_mode is {self.padding_mode!r}; expected 'zeros'")
+        extra = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+        )
+        return call(input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
+
+    call = getattr(F, name)
+    return forward
+
+
+def _instance_norm(self: Any, input: Tensor) -> Tensor:
+    self._check_input_dim(input)
+    unbatched = self._get_no_batch_dim()
+    if input.dim() == unbatched or input.size(1) != self.num_features:
+        return torch.nn.modules.instancenorm._InstanceNorm.forward(self, input)
+    use_input = self.training or not self.track_running_stats
+    momentum = 0.0 if self.momentum is None else self.momentum
+    return F.instance_norm(
+        input, self.running_mean, self.running_var, self.weight, self.bias, use_input, momentum, self.eps
+    )
 
 
 def _batch_norm(self: Any, input: Tensor) -> Tensor:
@@ -70,15 +96,23 @@ def _plain(name: str) -> Callable[..., Tensor]:
 _LAYERS: dict[str, tuple[str, Callable[..., Any]]] = {
     "Linear": ("linear", lambda self, input: F.linear(input, self.weight, self.bias)),
     **{f"Conv{n}d": (f"conv{n}d", _convolution(f"conv{n}d")) for n in (1, 2, 3)},
+    **{f"ConvTranspose{n}d": (f"conv_transpose{n}d", _transposed(f"conv_transpose{n}d", n)) for n in (1, 2, 3)},
     **{name: (name.lower(), _inplace(name.lower())) for name in ("ReLU", "ReLU6", "SiLU", "Mish")},
     "SELU": ("selu", _inplace("selu")),
     "Hardswish": ("hardswish", _inplace("hardswish")),
     "Hardsigmoid": ("hardsigmoid", _inplace("hardsigmoid")),
-    **{name: (name.lower(), _plain(name.lower())) for name in ("Sigmoid", "Tanh", "Softsign", "LogSigmoid")},
+    **{
+        name: (name.lower(), _plain(name.lower()))
+        for name in ("Sigmoid", "Tanh", "Softsign", "LogSigmoid", "Tanhshrink")
+    },
     "GELU": ("gelu", lambda self, input: F.gelu(input, approximate=self.approximate)),
     "ELU": ("elu", lambda self, input: F.elu(input, self.alpha, self.inplace)),
     "CELU": ("celu", lambda self, input: F.celu(input, self.alpha, self.inplace)),
     "LeakyReLU": ("leaky_relu", lambda self, input: F.leaky_relu(input, self.negative_slope, self.inplace)),
+    "GLU": ("glu", lambda self, input: F.glu(input, self.dim)),
+    "Hardshrink": ("hardshrink", lambda self, input: F.hardshrink(input, self.lambd)),
+    "Softshrink": ("softshrink", lambda self, input: F.softshrink(input, self.lambd)),
+    "Threshold": ("threshold", lambda self, input: F.threshold(input, self.threshold, self.value, self.inplace)),
     "PReLU": ("prelu", lambda self, input: F.prelu(input, self.weight)),
     "Hardtanh": ("hardtanh", lambda self, input: F.hardtanh(input, self.min_val, self.max_val, self.inplace)),
     "Softplus": ("softplus", lambda self, input: F.softplus(input, self.beta, self.threshold)),
@@ -105,11 +139,20 @@ _LAYERS: dict[str, tuple[str, Callable[..., Any]]] = {
     ),
     "AdaptiveAvgPool1d": ("adaptive_avg_pool1d", lambda self, input: F.adaptive_avg_pool1d(input, self.output_size)),
     "AdaptiveAvgPool2d": ("adaptive_avg_pool2d", lambda self, input: F.adaptive_avg_pool2d(input, self.output_size)),
+    "AdaptiveMaxPool1d": (
+        "adaptive_max_pool1d",
+        lambda self, input: F.adaptive_max_pool1d(input, self.output_size, self.return_indices),
+    ),
     "AdaptiveMaxPool2d": (
         "adaptive_max_pool2d",
         lambda self, input: F.adaptive_max_pool2d(input, self.output_size, self.return_indices),
     ),
     **{f"BatchNorm{n}d": ("batch_norm", _batch_norm) for n in (1, 2, 3)},
+    **{f"InstanceNorm{n}d": ("instance_norm", _instance_norm) for n in (1, 2, 3)},
+    "LocalResponseNorm": (
+        "local_response_norm",
+        lambda self, input: F.local_response_norm(input, self.size, self.alpha, self.beta, self.k),
+    ),
     "LayerNorm": (
         "layer_norm",
         lambda self, input: F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps),
@@ -202,11 +245,10 @@ COUNTERPARTS: dict[type, type] = {}  # torch's class -> ours
 ORIGINALS: dict[type, type] = {}
 FUNCTIONS: dict[type, str] = {}  # our class -> name of its function
 for _name, (_function, _forward) in _LAYERS.items():
-    if hasattr(_fastnn, _function):
-        _class = globals()[_name] = _layer(_name, _function, _forward)
-        COUNTERPARTS[getattr(torch.nn, _name)] = _class
-        ORIGINALS[_class] = getattr(torch.nn, _name)
-        FUNCTIONS[_class] = _function
+    _class = globals()[_name] = _layer(_name, _function, _forward)
+    COUNTERPARTS[getattr(torch.nn, _name)] = _class
+    ORIGINALS[_class] = getattr(torch.nn, _name)
+    FUNCTIONS[_class] = _function
 
 
 def __getattr__(name: str) -> Any:

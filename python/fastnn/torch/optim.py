@@ -17,23 +17,21 @@ import torch
 
 from .. import _C
 from ..ops import _torch  # noqa: F401  attaches torch to the ops
+from ..tensor import from_dlpack
 
 Tensor = torch.Tensor
 Group = dict[str, Any]
 
 
-def _sgd_step(count: int, fresh: tuple[int, ...], momentum: float, options: tuple[Any, ...], *tensors: Any) -> None:
-    lr, *rest = options
-    params, grads, buffers = (tensors[i : i + count] for i in (0, count, 2 * count))
-    _C.sgd_step(params, grads, buffers, fresh, lr, momentum, *rest)
+def _sgd_step(params: Any, momenta: Any, fresh: Any, options: tuple[Any, ...], *grads: Any) -> None:
+    _C.sgd_step(params, grads, momenta, fresh, *options)
 
 
-def _adam_step(count: int, options: tuple[Any, ...], *tensors: Any) -> None:
-    params, grads, steps, m, v, u = (tensors[i * count : (i + 1) * count] for i in range(6))
-    _C.adam_step(params, grads, m, v, u, steps, *options)
+def _adam_step(params: Any, steps: Any, moments: tuple[Any, ...], options: tuple[Any, ...], *grads: Any) -> None:
+    _C.adam_step(params, grads, *moments, steps, *options)
 
 
-# Op.torch_run hands torch's tensors to a function as fastnn Tensors on the same memory.
+# Op.torch_run lends torch's tensors, here the gradients, to a function: as fastnn Tensors that it may read.
 _sgd = _C.Op("sgd_step", _sgd_step, None, None).torch_run
 _adam = _C.Op("adam_step", _adam_step, None, None).torch_run
 
@@ -67,6 +65,23 @@ class _Step:
             if obstacle:
                 self._run_torch(group, obstacle)
         return loss
+
+    def _views(self: Any, name: str, params: list[Tensor], tensors: list[Tensor]) -> tuple[Any, ...]:
+        """fastnn Tensors on the memory of `tensors`, which are a state, or themselves, of params.
+
+        They cost microseconds each and are kept as long as the tensors and their memory are the same.
+        """
+        cache = self.__dict__.setdefault("_view_cache", {})
+        views = []
+        for p, tensor in zip(params, tensors, strict=True):
+            key, address = (id(p), name), tensor.data_ptr()
+            known = cache.get(key)
+            if known is None or known[0] is not tensor or known[1] != address:
+                if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+                    raise NotImplementedError(f"a parameter is a {type(tensor).__name__}, {tensor.layout}")
+                known = cache[key] = (tensor, address, from_dlpack(tensor.detach()))
+            views.append(known[2])
+        return tuple(views)
 
     def _obstacle(self: Any, group: Group) -> str:
         """Which option the native call does not take; "" if it takes them all."""
@@ -111,8 +126,10 @@ class SGD(_Step, torch.optim.SGD):
                     buffer = torch.empty_like(p).copy_(buffer)
                     made.append((p, buffer))
                 buffers.append(buffer)
-        options = tuple(group[name] for name in ("lr", "dampening", "weight_decay", "nesterov", "maximize"))
-        _sgd(len(params), tuple(fresh), momentum, options, *params, *grads, *buffers)
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        views = self._views("", params, params)
+        momenta = self._views("momentum_buffer", params, buffers) if momentum else ()
+        _sgd(views, momenta, tuple(fresh), tuple(group[name] for name in names), *grads)
         for p, buffer in made:
             self.state[p]["momentum_buffer"] = buffer
 
@@ -133,8 +150,11 @@ class Adam(_Step, torch.optim.Adam):
         states = [self.state[p] for p in params]
         options = (group["lr"], *group["betas"])
         options += tuple(group[name] for name in ("eps", "weight_decay", "decoupled_weight_decay", "maximize"))
-        steps = [s["step"] for s in states]
-        _adam(len(params), options, *params, *grads, *steps, *(s[name] for name in names for s in states))
+        steps = self._views("step", params, [s["step"] for s in states])
+        moments = [self._views(name, params, [s[name] for s in states]) for name in names]
+        if len(moments) == 2:
+            moments.append(())
+        _adam(self._views("", params, params), steps, tuple(moments), options, *grads)
 
 
 class AdamW(Adam, torch.optim.AdamW):

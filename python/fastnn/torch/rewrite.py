@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -36,7 +37,7 @@ class Piece:
     before: the calls of torch that it replaces, as (node, function, args, kwargs).
     """
 
-    key: int  # position of its first call in the graph as it came
+    key: str  # of its first call; see _keys
     function: str
     modules: list[str]
     node: Node
@@ -48,7 +49,7 @@ class Rewritten:
     pieces: list[Piece] = field(default_factory=list)
     alias: dict[Node, Node] = field(default_factory=dict)  # erased node -> the one that has its value
     folded: list[FoldedWeights] = field(default_factory=list)
-    modules: dict[int, str] = field(default_factory=dict)  # position of a call -> name of the module that makes it
+    modules: dict[str, str] = field(default_factory=dict)  # key of a call -> name of the module that makes it
 
     def current(self, node: Node) -> Node:
         while node in self.alias:
@@ -175,12 +176,12 @@ _INPLACE_OPERATORS = (
 # ---- rewriting -------------------------------------------------------------------------------------------------------
 
 
-def rewrite(graph: Graph, inference: bool, refused: Iterable[int] = ()) -> Rewritten:
+def rewrite(graph: Graph, inference: bool, refused: Iterable[str] = ()) -> Rewritten:
     """Rewrites `graph` in place.
 
     Args:
         inference: nothing is differentiated: batch norms may be folded into weights.
-        refused: positions of calls that stay torch's.
+        refused: keys of calls that stay torch's.
 
     Raises: Unsupported, with the graph unchanged, for changes in place that fusing could reorder.
     """
@@ -188,9 +189,13 @@ def rewrite(graph: Graph, inference: bool, refused: Iterable[int] = ()) -> Rewri
     order = {node: i for i, node in enumerate(graph.nodes)}
     _check_inplace(order, calls)
     refused = frozenset(refused)
-    result = Rewritten(modules={i: str(node.meta.get("module", "")) for node, i in order.items()})
-    kept = {node for node in order if order[node] in refused}
+    keys = _keys(calls)
+    result = Rewritten(modules={key: str(node.meta.get("module", "")) for node, key in keys.items()})
+    kept = {node for node, key in keys.items() if key in refused}
     known = {node: call for node, (call, _) in calls.items() if call is not None and node not in kept}
+    for node, call in list(known.items()):
+        if call.name == "dropout" and call["training"] is not False:
+            del known[node]  # the same random numbers as without rewriting
     _make_out_of_place(graph, order, calls)
     _drop_dropouts(graph, known, result)
     done: set[Node] = set()
@@ -204,8 +209,21 @@ def rewrite(graph: Graph, inference: bool, refused: Iterable[int] = ()) -> Rewri
         elif call.name == "linear":
             chain.extend(known)
         done.update(chain.nodes)
-        _replace(graph, chain, call, known, order, result)
+        _replace(graph, chain, call, known, keys[node], result)
     return result
+
+
+def _keys(calls: dict[Node, tuple[_Call | None, bool]]) -> dict[Node, str]:
+    """Names of calls that stay the same when other parts of the graph change: module, function, which of them."""
+    counts: Counter[tuple[str, str]] = Counter()
+    keys = {}
+    for node, (call, _) in calls.items():
+        if node.op.startswith("call"):
+            name = call.name if call is not None else str(getattr(node.target, "__name__", node.target))
+            module = str(node.meta.get("module", ""))
+            keys[node] = f"{module}:{name}:{counts[module, name]}"
+            counts[module, name] += 1
+    return keys
 
 
 def _check_inplace(order: dict[Node, int], calls: dict[Node, tuple[_Call | None, bool]]) -> None:
@@ -373,9 +391,7 @@ def _is_pool_2x2(call: _Call | None, input: Node) -> bool:
     )
 
 
-def _replace(
-    graph: Graph, chain: _Chain, call: _Call, known: dict[Node, _Call], order: dict[Node, int], result: Rewritten
-) -> None:
+def _replace(graph: Graph, chain: _Chain, call: _Call, known: dict[Node, _Call], key: str, result: Rewritten) -> None:
     before = [(n, *_own(n, known)) for n in chain.nodes]
     with graph.inserting_before(chain.last):
         if len(chain.nodes) == 1:
@@ -403,7 +419,10 @@ def _replace(
     _alias(graph, last, new, known, result)
     for n in reversed(chain.nodes[:-1]):
         graph.erase_node(n)
-    result.pieces.append(Piece(order[chain.nodes[0]], call.name, modules, new, before))
+    result.pieces.append(Piece(key, call.name, modules, new, before))
+
+
+_BY_NAME = ("approximate",)  # what torch's namesake takes by name only
 
 
 def _arguments(call: _Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -414,7 +433,7 @@ def _arguments(call: _Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
         parameter = parameters[name]
         if parameter.default is not inspect.Parameter.empty and value is parameter.default:
             positional = False
-        elif positional and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        elif positional and parameter.kind is not inspect.Parameter.KEYWORD_ONLY and name not in _BY_NAME:
             args.append(value)
         else:
             kwargs[name] = value

@@ -37,16 +37,18 @@ def swap(
 ) -> SwapReport:
     """Makes the layers of `model` run in fastnn, in place.
 
-    Each layer keeps its identity, parameters, buffers, hooks and state_dict; only its class changes, to the subclass of
-    the same name in fastnn.torch.nn. `report.undo()` changes it back.
+    Each layer keeps its identity, parameters, buffers, hooks and state_dict; its class changes to the subclass of the
+    same name in fastnn.torch.nn. What forward() does besides calling layers is traced with torch.fx; the traced graph
+    is compared with forward() before it is first used, and not used where hooks, autocast or a tracer need the layers.
+    `report.undo()` changes all of it back.
 
     Args:
         model: any module, also a single layer.
         sample: an input, a tuple of inputs, or a mapping of keyword arguments. The model is run on it to time and to
             compare; gradients, buffers, modes and random numbers are then as before. Forward hooks do run.
-        mode: "training": every layer by itself, differentiable. "inference": beyond that, where no gradient is recorded
-            and the model is in eval mode, neighbours are folded into one call: conv + batch norm + residual +
-            activation + pooling, linear + residual + activation.
+        mode: "training": layers, and where forward() can be traced the functions that it calls, with neighbours as one
+            call: conv or linear + residual + activation, conv + activation + pooling. "inference": also with batch
+            norms folded into the weights of convolutions, where no gradient is recorded and the model is in eval mode.
         include, exclude: qualified names, patterns ("encoder.*.attention"), classes, or several of them.
         filter_fn: filter_fn(module, name) -> whether to swap.
         policy: "always"; "faster": only what is faster on the sample, and only if the whole model is; None: "faster"
@@ -136,21 +138,19 @@ class _Swapping:
                 candidate.keep()
                 candidate.set(True)
             self.report.notes.append("not timed; give a sample to keep only what is faster")
-            if not self.training:
-                with preserved(self.model):
-                    self.model.eval()
-                    self._fold()
+            with preserved(self.model):
+                self.model.train(self.training and self.model.training)
+                self._fold()
                 self._add_pieces({})
-                for folded in self.folds:
-                    folded.install()
+            for folded in self.folds:
+                folded.install()
             return
         with preserved(self.model), torch.set_grad_enabled(self.training):
             if not self.training:
                 self.model.eval()
             self._measure_modules(call)
-            if not self.training:
-                self._fold()
-                self._measure_folds(call)
+            self._fold()
+            self._measure_folds(call)
             self._measure_model(call)
         self._set_all(True)
 
@@ -193,7 +193,7 @@ class _Swapping:
         elif problem:
             candidate.drop(problem)
         elif row.after_us > _GAIN * row.before_us:
-            candidate.drop("not faster")
+            candidate.drop("slower" if row.after_us > row.before_us else "gains less than 3 %")
         else:
             candidate.keep()
 
@@ -224,12 +224,15 @@ class _Swapping:
     # ---- folding -----------------------------------------------------------------------------------------------------
 
     def _fold(self) -> None:
-        self.folds, notes = fold(self.model)
+        self.folds, notes = fold(self.model, inference=not self.training)
+        if self.training and notes:
+            notes = [f"{len(notes)} modules keep torch's functions in their forward(): {notes[0]}"]
         self.report.notes += notes
         self.names = {module: name for name, module in self.model.named_modules()}
         self.modules = {name: module for module, name in self.names.items()}
         for folded in self.folds:
-            where = folded.default_plan().rewritten.modules
+            plan = folded.default_plan()
+            where = plan.rewritten.modules if plan is not None else {}
             folded.refuse(key for key, name in where.items() if self._is_refused(*self._names(folded, [name])))
 
     def _names(self, folded: FoldedForward, inner: list[str]) -> list[str]:
@@ -258,14 +261,21 @@ class _Swapping:
                 for m in results
                 if m.problem.startswith("differs") or (faster and (m.problem or m.after_us > _GAIN * m.before_us))
             )
-        self.folds = [f for f in self.folds if f.default_plan().pieces and self.names[f.module] in calls]
+        self.folds = [f for f in self.folds if self.names[f.module] in calls]
         self._add_pieces(measured)
 
     def _add_pieces(self, measured: dict[Any, Any]) -> None:
         """Rows of what runs as one call of several, or is called as a function."""
         rows = {row.name: row for row in self.report.rows}
+        # A layer that runs alone needs nothing but its class.
+        self.folds = [
+            f
+            for f in self.folds
+            if any(len(p.modules) > 1 or self._names(f, p.modules)[0] not in rows for p in f.pieces())
+        ]
+        word = "fused" if self.training else "folded"
         for folded in self.folds:
-            for piece in folded.default_plan().pieces:
+            for piece in folded.pieces():
                 names = self._names(folded, piece.modules)
                 if len(names) == 1 and names[0] in rows:
                     continue
@@ -275,7 +285,7 @@ class _Swapping:
                     for name, function in zip(names, functions, strict=True)
                 ]
                 row = Row(" + ".join(parts), " + ".join(functions))
-                row.replacement = f"fastnn.functional.{piece.function}" + (" (folded)" if len(names) > 1 else "")
+                row.replacement = f"fastnn.functional.{piece.function}" + (f" ({word})" if len(names) > 1 else "")
                 row.kernel = f"{piece.function} {_C.get_isa()}"
                 m = measured.get((folded, piece.key))
                 if m is not None:
@@ -319,6 +329,8 @@ class _Swapping:
 
         while self.folds or any(candidate.active for candidate in self.candidates):
             times = compare_times(with_classes(False), with_classes(True), _SECONDS_MODEL)
+            if times[1] >= times[0]:  # once more: on a busy machine one measurement says little
+                times = compare_times(with_classes(False), with_classes(True), 2 * _SECONDS_MODEL)
             report.before_us, report.after_us = times
             if times[1] < times[0] or report.policy == "always":
                 break
@@ -329,6 +341,8 @@ class _Swapping:
             for candidate in active[: (len(active) + 1) // 2]:
                 candidate.set(False)
                 candidate.drop("faster by itself, but the whole model was not faster with it")
+        else:
+            report.after_us = report.before_us  # nothing is left: the model is torch's
         self._compare_model(call)
 
     def _compare_model(self, call: Call) -> None:
