@@ -83,7 +83,7 @@ def _attention(query, key, value, mask, causal, scale, dropout_p, words):
         visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
         mask = mask & visible if mask.dtype is torch.bool else mask.masked_fill(~visible, float("-inf"))
         causal = False
-    grouped = query.ndim > 2 and query.shape[-3] != key.shape[-3]
+    grouped = query.ndim > 2 and bool(query.shape[-3] != key.shape[-3])
     return F.scaled_dot_product_attention(query, key, value, mask, dropout_p, causal, scale=scale, enable_gqa=grouped)
 
 
