@@ -245,6 +245,6 @@ def test_log(tmp_path):
     run = [sys.executable, "-c", code]
     lines = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stderr.splitlines()
     assert len(lines) == 2 and all("conv2d" in line and "(2, 16, 28, 28)" in line for line in lines)
-    assert "winograd" in lines[0] and "direct" in lines[1]
+    assert "Winograd" in lines[0] and "lanes" in lines[1]
     del environment["FASTNN_LOG"]
     assert not subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stderr

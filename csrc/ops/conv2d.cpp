@@ -58,19 +58,14 @@ void pack_weight(const Pass& p, const Array& weight, int64_t group, bool nhwc, b
   }
 }
 
-// A line for FASTNN_LOG=dispatch.
-void log_pass(const Pass& p, const Array& in, bool nhwc, bool winograd) {
-  const bool as_pixels = pixels_as_lanes(p, nhwc, kernels().gemm.tile_shape[in.dtype]().lanes);
-  std::fprintf(
-      stderr,
-      "fastnn: conv2d %s %s %s -> (%lld, %lld, %lld), kernel (%zu, %zu), step (%lld, %lld), groups %lld%s: %s, %s\n",
-      name(in.dtype), nhwc ? "channels_last" : "row-major", to_text(in.shape).c_str(),
-      (long long)(p.groups * p.out_channels), (long long)p.rows, (long long)p.cols, p.ty.size(), p.tx.size(),
-      (long long)p.step_y, (long long)p.step_x, (long long)p.groups, p.pool ? ", max-pool 2x2" : "",
-      winograd    ? "winograd 4x4"
-      : as_pixels ? "direct, pixels as lanes"
-                  : "direct, channels as lanes",
-      kIsaNames[current_isa()]);
+// The line of FASTNN_LOG=dispatch.
+void log_pass(const Pass& p, const Array& in, bool nhwc, const char* algorithm) {
+  const Dims out{in.size(0), p.groups * p.out_channels, p.rows, p.cols};
+  const Dims kernel{int64_t(p.ty.size()), int64_t(p.tx.size())}, step{p.step_y, p.step_x};
+  std::fprintf(stderr, "fastnn: conv2d %s %s %s -> %s, kernel %s, step %s, groups %lld%s: %s, %s\n", name(in.dtype),
+               nhwc ? "channels_last" : "row-major", to_text(in.shape).c_str(), to_text(out).c_str(),
+               to_text(kernel).c_str(), to_text(step).c_str(), static_cast<long long>(p.groups),
+               p.pool ? ", max-pool 2x2" : "", algorithm, kIsaNames[current_isa()]);
 }
 
 }  // namespace
@@ -154,16 +149,17 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
   if (in.size(0) == 0 || p.rows == 0 || p.cols == 0) return;
   FlushSubnormals flush;
   const DType dtype = in.dtype;
-  const bool winograd = worth_winograd(p, dtype);
-  if (logs_dispatch()) log_pass(p, in, nhwc, winograd);
-  if (winograd)
-    return run_winograd(p, in, nhwc, weight, static_cast<const float*>(bias), residual, activation, out, position);
   const Kernels& kernel = kernels();
   const int64_t item = int64_t(size_of(dtype)), scalar = int64_t(size_of(compute_type(dtype)));
   const TileShape shape = kernel.gemm.tile_shape[dtype]();
   const int64_t width = 2 * shape.lanes, taps_y = int64_t(p.ty.size()), taps_x = int64_t(p.tx.size());
   const int64_t k = p.in_channels * taps_y * taps_x, panels = divide_up(p.out_channels, width);
   const bool as_pixels = !residual && k > 0 && pixels_as_lanes(p, nhwc, shape.lanes);
+  const bool winograd = worth_winograd(p, dtype);
+  if (logs_dispatch())
+    log_pass(p, in, nhwc, winograd ? "Winograd 4x4" : as_pixels ? "pixels as lanes" : "channels as lanes");
+  if (winograd)
+    return run_winograd(p, in, nhwc, weight, static_cast<const float*>(bias), residual, activation, out, position);
 
   const int64_t packed = k * (as_pixels ? p.out_channels : panels * width) * scalar;
   Scratch weight_memory(size_t(packed * p.groups));
