@@ -49,7 +49,7 @@ from .loss import (
     nll_loss,
     smooth_l1_loss,
 )
-from .optim import adagrad, adam, adamw, rmsprop, sgd
+from .optim import adagrad, adam, adamw, lion, rmsprop, sgd
 from .pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru_layer, lstm_layer, rnn_layer
 
@@ -80,6 +80,7 @@ __all__ = [
     "l1_loss",
     "leaky_relu",
     "linear",
+    "lion",
     "log_softmax",
     "logsigmoid",
     "lstm_layer",
