@@ -200,6 +200,7 @@ void bind_ops(PyObject* m) {
                                "momentum, maximize");
   ok &= add<ops::adagrad_step>(m, "adagrad_step",
                                "params, grads, sums, steps, lr, lr_decay, weight_decay, eps, maximize");
+  ok &= add<ops::lion_step>(m, "lion_step", "params, grads, exp_avgs, lr, beta1, beta2, weight_decay, maximize");
   ok &= add<ops::clip_grad_norm>(m, "clip_grad_norm", "grads, max_norm, norm_type, error_if_nonfinite");
   ok &= add<ops::clip_grad_value>(m, "clip_grad_value", "grads, clip_value");
   ok &= add<ops::penalty>(m, "penalty", "params, p, weight");

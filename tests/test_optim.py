@@ -160,6 +160,71 @@ def test_layouts(name, options, layout):
     assert [p.strides for p in ours] == strides
 
 
+LION_OPTIONS = [{}, dict(betas=(0.8, 0.9), weight_decay=0.1), dict(maximize=True)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("options", LION_OPTIONS, ids=str)
+def test_lion(isa, options, dtype):  # torch has none
+    starts = [draw(shape, i, np.float64).astype(dtype) for i, shape in enumerate(SHAPES)]
+    starts[-1] = starts[-1].transpose(0, 3, 1, 2)
+    ours = [fastnn.Parameter(a) for a in starts]
+    optimizer = optim.Lion(ours, lr=0.01, **options)
+    expected, states = [a.astype(np.float64) for a in starts], [{} for _ in ours]
+    for step in range(20):
+        for i, p in enumerate(ours):
+            g = draw(p.shape, 100 * step + i + 7, np.float64).astype(dtype)
+            if g.size:
+                g.flat[0] = 0
+            p.grad = fastnn.from_numpy(g)
+            new, states[i] = reference.lion(expected[i], g, states[i], lr=0.01, **options)
+            expected[i] = new.astype(dtype).astype(np.float64)  # bfloat16 has no room for a small weight decay
+        if step == 10:
+            saved = pickle.loads(
+                pickle.dumps(
+                    {
+                        **optimizer.state_dict(),
+                        "state": {
+                            k: {n: x.numpy() for n, x in v.items()} for k, v in optimizer.state_dict()["state"].items()
+                        },
+                    }
+                )
+            )
+            optimizer = optim.Lion(ours)
+            optimizer.load_state_dict(saved)
+        optimizer.step()
+    tolerance = {"float32": 4e-5, "float64": 2e-12, "bfloat16": 2e-2, "float16": 4e-3}[dtype]
+    for p, want, state in zip(ours, expected, states, strict=True):
+        np.testing.assert_allclose(p.detach().numpy().astype(np.float64), want, rtol=tolerance, atol=4 * tolerance)
+        np.testing.assert_allclose(optimizer.state[p]["exp_avg"].numpy(), state["exp_avg"], rtol=1e-5, atol=1e-6)
+
+
+def test_lion_nan_threads_and_errors():
+    p, g = np.array([1, np.inf, np.nan, 1, 1, 0], np.float32), np.array([np.nan, 1, 1, np.inf, -np.inf, 0], np.float32)
+    ours = fastnn.Parameter(p)
+    optimizer, state = optim.Lion([ours], lr=0.01), {}
+    for _ in range(3):
+        ours.grad = fastnn.from_numpy(g)
+        optimizer.step()
+        p, state = reference.lion(p, g, state, lr=0.01)
+    np.testing.assert_allclose(ours.detach().numpy(), p, rtol=1e-5)
+    results = []
+    for threads in (1, 3):
+        _C.set_num_threads(threads)
+        params, theirs = pairs("float32")
+        optimizer = optim.Lion(params)
+        set_grads(params, theirs, 0, "float32")
+        optimizer.step()
+        results.append([q.detach().numpy().tobytes() for q in params])
+    assert results[0] == results[1]
+    with pytest.raises(ValueError, match="Lion: betas"):
+        optim.Lion([ours], betas=(0.9, 1.0))
+    with pytest.raises(ValueError, match="Lion: lr is -1"):
+        optim.Lion([ours], lr=-1)
+    with pytest.raises(ValueError, match="lion_step: exp_avgs 0 has shape"):
+        _C.lion_step([t(3)], [t(3)], [t(2)], 0.1, 0.9, 0.99, 0.0, False)
+
+
 def test_expanded_gradient():
     p = fastnn.Parameter(np.arange(6, dtype=np.float32).reshape(2, 3))
     p.grad = fastnn.from_numpy(np.broadcast_to(np.float32(2), (2, 3)))

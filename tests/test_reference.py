@@ -54,7 +54,7 @@ def check(name, *args, torch_function=None, **kwargs):
 # ---- signatures and dtypes -------------------------------------------------------------------------------------------
 
 
-OTHERS = {"adagrad", "adam", "adamw", "rmsprop", "sgd", "matmul", "numerical_gradient"}
+OTHERS = {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd", "matmul", "numerical_gradient"}
 OTHERS |= {"gru_layer", "lstm_layer", "rnn_layer"}  # tests/test_rnn.py
 
 

@@ -174,6 +174,11 @@ struct AdagradStep {
   double weight_decay, eps;
   bool maximize;
 };
+struct LionStep {
+  double lr, beta1, beta2;
+  double shrink;  // 1 - lr weight_decay
+  bool maximize;
+};
 // One axis of a pooling. Window o starts at o * stride - padding and has `taps` taps, `dilation` apart; where stride is
 // 0 (adaptive) it is floor(o * input / output) up to ceil((o + 1) * input / output), and `taps` bounds their length.
 struct PoolAxis {

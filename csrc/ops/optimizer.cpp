@@ -274,6 +274,23 @@ void adagrad_step(const Arrays& params, const Arrays& grads, const Arrays& sums,
   for (const Array& s : sums) s.bump_version();
 }
 
+void lion_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs, double lr, double beta1, double beta2,
+               double weight_decay, bool maximize) {
+  FlushSubnormals flush;
+  check_params("lion_step", params, grads);
+  Targets targets(params);
+  check_state("lion_step", "exp_avgs", targets, exp_avgs, params.size());
+  Arrays g = with_layouts(grads, targets);
+  const LionStep step{lr, beta1, beta2, 1 - lr * weight_decay, maximize};
+  const auto& kernel = kernels().optimizer.lion;
+  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+    const Array& p = targets[i];
+    kernel[p.dtype](step, at(p, begin), at(g[i], begin), at(exp_avgs[i], begin), end - begin);
+  });
+  targets.finish();
+  for (const Array& s : exp_avgs) s.bump_version();
+}
+
 Array clip_grad_norm(const Arrays& grads, double max_norm, double norm_type, bool error_if_nonfinite) {
   const char* op = "clip_grad_norm";
   require<ValueError>(norm_type >= 0, op, ": norm_type is ", norm_type, "; expected 0 or more, or infinity");

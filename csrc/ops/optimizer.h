@@ -34,6 +34,9 @@ void rmsprop_step(const Arrays& params, const Arrays& grads, const Arrays& squar
 void adagrad_step(const Arrays& params, const Arrays& grads, const Arrays& sums, const Arrays& steps, double lr,
                   double lr_decay, double weight_decay, double eps, bool maximize);
 
+void lion_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs, double lr, double beta1, double beta2,
+               double weight_decay, bool maximize);
+
 // Scales the gradients so that their joint norm is at most max_norm; returns the norm before, a scalar, float64 if a
 // gradient is, else float32. Throws std::runtime_error where it is not finite and error_if_nonfinite is set.
 Array clip_grad_norm(const Arrays& grads, double max_norm, double norm_type, bool error_if_nonfinite);

@@ -105,6 +105,23 @@ void adagrad(const AdagradStep& s, void* param, const void* grad, void* sum, int
   });
 }
 
+template <class T>
+void lion(const LionStep& s, void* param, const void* grad, void* mean, int64_t n) {
+  using V = Compute<T>;
+  using S = Scalar<T>;
+  auto* p = static_cast<T*>(param);
+  auto* g = static_cast<const T*>(grad);
+  auto* m = static_cast<S*>(mean);
+  const V lr = V(S(s.lr)), sign = V(S(s.maximize ? -1 : 1)), shrink = V(S(s.shrink)), zero = V(S(0));
+  const V beta1 = V(S(s.beta1)), rest1 = V(S(1 - s.beta1)), beta2 = V(S(s.beta2)), rest2 = V(S(1 - s.beta2));
+  for_lanes<V>(n, [&](int64_t i, auto lanes) {
+    V x = load<V>(p + i, lanes) * shrink, d = load<V>(g + i, lanes) * sign, m0 = load<V>(m + i, lanes);
+    V u = fma(rest1, d, beta1 * m0);
+    store(fma(rest2, d, beta2 * m0), m + i, lanes);
+    store(x - select(u > zero, lr, select(u < zero, -lr, u)), p + i, lanes);  // 0 for 0, NaN for NaN
+  });
+}
+
 // f(x) summed over n values in four chains, added up in a fixed order.
 template <class T, class Fn>
 FASTNN_INLINE double sum_of(const T* x, int64_t n, Fn&& f) {

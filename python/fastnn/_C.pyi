@@ -378,6 +378,17 @@ def linear(
 def linear_backward(
     grad: Tensor, input: Tensor, weight: Tensor, need_input: bool, need_weight: bool, need_bias: bool, /
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
+def lion_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    maximize: bool,
+    /,
+) -> None: ...
 def log_softmax(input: Tensor, dim: int, /) -> Tensor: ...
 def log_softmax_backward(output: Tensor, grad: Tensor, dim: int, /) -> Tensor: ...
 def lt(input: Tensor | float, other: Tensor | float, /) -> Tensor: ...

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .. import _C
 from ..tensor import Tensor
-from .optimizer import Group, Optimizer, check_options
+from .optimizer import Group, Optimizer, check_betas, check_options
 
 
 class Adam(Optimizer):
@@ -55,9 +55,7 @@ class Adam(Optimizer):
     def _check(self, group: Group) -> None:
         name = type(self).__name__
         check_options(name, group, "lr", "eps", "weight_decay")
-        betas = group["betas"]
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"{name}: betas is {betas}; expected two numbers in [0, 1)")
+        check_betas(name, group)
 
     def _state_names(self, group: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")

@@ -197,3 +197,10 @@ def check_options(name: str, group: Group, *options: str) -> None:
     for option in options:
         if not group[option] >= 0:
             raise ValueError(f"{name}: {option} is {group[option]}; expected 0 or more")
+
+
+def check_betas(name: str, group: Group) -> None:
+    """Raises ValueError unless betas are two numbers in [0, 1)."""
+    betas = group["betas"]
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"{name}: betas is {betas}; expected two numbers in [0, 1)")

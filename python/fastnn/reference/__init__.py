@@ -58,7 +58,7 @@ from .normalization import (
     normalize,
     rms_norm,
 )
-from .optim import adagrad, adam, adamw, rmsprop, sgd
+from .optim import adagrad, adam, adamw, lion, rmsprop, sgd
 from .pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from .rnn import gru_layer, lstm_layer, rnn_layer
 
@@ -93,6 +93,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "lion",
     "local_response_norm",
     "log_softmax",
     "logsigmoid",

@@ -161,6 +161,29 @@ def adagrad(
     return p - lr / (1.0 + (step - 1) * lr_decay) * g / (np.sqrt(total) + eps), {"step": step, "sum": total}
 
 
+@quiet
+def lion(
+    param: ArrayLike,
+    grad: ArrayLike,
+    state: State,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    *,
+    maximize: bool = False,
+) -> tuple[np.ndarray, State]:
+    """p = p (1 - lr weight_decay) - lr sign(b1 m + (1 - b1) g);  then m = b2 m + (1 - b2) g
+
+    state: exp_avg (m). Chen et al. 2023, arXiv:2302.06675.
+    """
+    p, g = as_float64(param), as_float64(grad)
+    if maximize:
+        g = -g
+    m = as_float64(state.get("exp_avg", np.zeros_like(g)))
+    u = np.sign(betas[0] * m + (1.0 - betas[0]) * g)
+    return p * (1.0 - lr * weight_decay) - lr * u, {"exp_avg": betas[1] * m + (1.0 - betas[1]) * g}
+
+
 def _adam_update(
     p: np.ndarray, g: np.ndarray, state: State, lr: float, betas: tuple[float, float], eps: float, amsgrad: bool
 ) -> tuple[np.ndarray, State]:
