@@ -145,6 +145,13 @@ def layer_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
     for image in images[:2]:
         geometry = ((2, 1), (1, 1, 0, 0), (1, 1))
         yield "conv_transpose2d", (_grad(image), kernel, _grad(_tensor(3)), *geometry[:2], (10, 3), geometry[2], 1)
+    for cell, gates in (("rnn_tanh", 1), ("rnn_relu", 1), ("gru", 3), ("lstm", 4)):
+        x, h = _grad(_tensor(4, 2, 3)), _grad(_tensor(2, 5))
+        c = _grad(_tensor(2, 5, seed=1)) if cell == "lstm" else None
+        weights = [_grad(_tensor(gates * 5, n, seed=n)) for n in (3, 5)]
+        biases = [_grad(_tensor(gates * 5, seed=n)) for n in (1, 2)]
+        yield cell, (x, h, c, *weights, *biases, False)
+        yield cell, (x, None, None, *weights, None, None, True)
 
 
 def operator(name: str) -> Any:

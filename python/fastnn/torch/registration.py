@@ -95,7 +95,10 @@ def _forward_kernel(row: Row) -> Callable[..., Any]:
         out = row.op.torch_run(*args)
         inputs, following = _leaves(args), _layout_tensors(row, args)
         if row.several:
-            return tuple(_laid_out(o, _strides(row.layout, o.shape, following), inputs) for o in out)
+            results: list[torch.Tensor] = []
+            for o in out:
+                results.append(_laid_out(o, _strides(row.layout, o.shape, following), [*inputs, *results]))
+            return tuple(results)
         return _laid_out(out, _strides(row.layout, out.shape, following), inputs)
 
     return forward

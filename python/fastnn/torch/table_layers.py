@@ -1,14 +1,14 @@
-"""Rows of the operators for normalization, attention, embedding, padding and transposed convolution: see table.py."""
+"""Rows of the operators for normalization, attention, embedding, padding, transposed convolution, recurrent layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ..ops import attention, conv_transpose, embedding, normalization, padding
+from ..ops import attention, conv_transpose, embedding, normalization, padding, rnn
 from .table import Args, Row
 
 # ---- normalization ---------------------------------------------------------------------------------------------------
@@ -170,4 +170,36 @@ def _pad_arguments(x: Any, widths: Any, *rest: Any) -> Args:
     return x, tuple(zip(widths[::2], widths[1::2], strict=True)), *rest
 
 
-ROWS: list[Row] = [*_normalization(), *_attention_and_embedding(), *_images()]
+# ---- recurrent layers ------------------------------------------------------------------------------------------------
+
+
+def _recurrent(cell: str) -> Callable[..., tuple[torch.Tensor, ...]]:
+    function = getattr(torch, cell)
+
+    def composite(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, reverse):
+        weights = [w for w in (weight_ih, weight_hh, bias_ih, bias_hh) if w is not None]
+        zeros = x.new_zeros(x.shape[1], weight_hh.shape[1])
+        states = [zeros if s is None else s for s in ((h0, c0) if cell == "lstm" else (h0,))]
+        states = [s.unsqueeze(0) for s in states]
+        hx = tuple(states) if cell == "lstm" else states[0]
+        y, *last = function(x.flip(0) if reverse else x, hx, weights, bias_ih is not None, 1, 0.0, False, False, False)
+        return (y.flip(0) if reverse else y, *(s.squeeze(0) for s in last))
+
+    return composite
+
+
+def _recurrent_layers() -> Iterator[Row]:
+    for cell, op in rnn._ops.items():
+        yield Row(
+            cell,
+            op,
+            "Tensor input, Tensor? h0, Tensor? c0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, "
+            "Tensor? bias_hh, bool reverse",
+            _recurrent(cell),
+            returns="(Tensor, Tensor, Tensor)" if cell == "lstm" else "(Tensor, Tensor)",
+            layout="contiguous",
+            autocast=None if cell == "gru" else "lower",  # as torch: a gru's state stays in the dtype that it has
+        )
+
+
+ROWS: list[Row] = [*_normalization(), *_attention_and_embedding(), *_images(), *_recurrent_layers()]
