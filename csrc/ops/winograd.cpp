@@ -163,12 +163,14 @@ void run_many_tiles(Call& call) {
 }  // namespace
 
 // Direct -> Winograd in GFLOP/s counted as direct sums, forward with bias and ReLU, NCHW, one core of a Zen 4 with
-// AVX-512 that does 118 GFLOP/s in multiply-adds; channels_last and backward-data gain about as much:
-//   channels     7x7, batch 1    16      14x14, 1     16           28x28, 1     16           56x56, 1     16
-//   16 -> 16     6 -> 12      41 -> 66    20 -> 37    73 -> 130                              76 -> 161    92 -> 175
-//   64 -> 64     49 -> 54     87 -> 147   76 -> 129   97 -> 199    98 -> 249                 101 -> 301   100 -> 320
-//   256 -> 256   58 -> 77                 90 -> 149   106 -> 261   95 -> 223                              100 -> 339
-//   512 -> 512   59 -> 73     98 -> 219   90 -> 165   106 -> 280   105 -> 267   108 -> 387
+// AVX-512 that does 118 GFLOP/s in multiply-adds; channels_last and backward-data gain about as much
+// (64 -> 64 at 14x14: batch 4 instead of 16):
+//   channels    7x7, batch 1  batch 16    14x14, 1   16          28x28, 1    16          56x56, 1    16
+//   16 -> 16    8 -> 11       64 -> 105   20 -> 37   73 -> 130   70 -> 128   85 -> 183   76 -> 161   92 -> 175
+//   64 -> 64    46 -> 53      92 -> 204   76 -> 129  97 -> 199   98 -> 249               101 -> 301  100 -> 320
+//   128 -> 128                            89 -> 137              105 -> 265  110 -> 353
+//   256 -> 256  59 -> 85      104 -> 219  90 -> 149  106 -> 261  104 -> 298  110 -> 387              100 -> 339
+//   512 -> 512  59 -> 73      98 -> 219   90 -> 165  106 -> 280  105 -> 267  108 -> 387
 // With fewer channels vectors stay empty (3 -> 64 at 224x224, backward: 42 -> 31), with outputs of 2x2 and less tiles
 // do (1.03 times direct). Beyond the last limits scratch memory would be large.
 bool worth_winograd(const Pass& p, DType dtype) {
