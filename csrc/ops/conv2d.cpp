@@ -155,7 +155,8 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
   const int64_t width = 2 * shape.lanes, taps_y = int64_t(p.ty.size()), taps_x = int64_t(p.tx.size());
   const int64_t k = p.in_channels * taps_y * taps_x, panels = divide_up(p.out_channels, width);
   const bool as_pixels = !residual && k > 0 && pixels_as_lanes(p, nhwc, shape.lanes);
-  const bool winograd = worth_winograd(p, dtype);
+  // It writes runs of pixels or of channels; the gradient of a strided convolution may have neither.
+  const bool winograd = worth_winograd(p, dtype) && (p.out_col == 1 || out.stride(1) == 1);
   if (logs_dispatch())
     log_pass(p, in, nhwc, winograd ? "Winograd 4x4" : as_pixels ? "pixels as lanes" : "channels as lanes");
   if (winograd)
