@@ -106,6 +106,11 @@ std::tuple<Array, Array> attention(const Array& query, const Array& key, const A
                                    int64_t seed, int64_t offset) {
   AttentionProblem p("scaled_dot_product_attention", query, key, value, mask, is_causal, scale, dropout_p, seed,
                      offset);
+  if (p.in_float64()) {
+    auto [y, log_sum] = attention(widened(query), widened(key), widened(value), widened(mask), is_causal, scale,
+                                  dropout_p, seed, offset);
+    return {astype(y, p.dtype), astype(log_sum, p.compute)};
+  }
   Dims shape = query.shape, rows = query.shape;
   shape[shape.n - 1] = p.width;
   rows.n -= 1;

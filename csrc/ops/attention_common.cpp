@@ -192,6 +192,9 @@ void Tiles::multiply(const char* a, int64_t a_row, int64_t rows, int64_t k, Colu
   run(t, rows, b, b.n, c, c_row);
 }
 
+Array widened(const Array& a) { return is_float(a.dtype) ? astype(a, DType::f64) : a; }
+std::optional<Array> widened(const std::optional<Array>& a) { return a ? std::optional(widened(*a)) : std::nullopt; }
+
 Array rows_like(const Array& like, const Dims& shape, DType dtype) {
   bool same = shape == like.shape && (like.stride(like.ndim() - 1) == 1 || shape.back() <= 1);
   return same ? Array::empty_like(like, dtype) : Array::empty(shape, dtype);

@@ -39,6 +39,10 @@ struct AttentionProblem {
   Matrix key_of(int64_t h) const { return head(key, h, group); }
   Matrix value_of(int64_t h) const { return head(value, h, group); }
 
+  // Whether this is so little work that it is done in float64, where a saturated softmax and the small difference that
+  // its gradient is lose no digits.
+  bool in_float64() const { return dtype != DType::f64 && heads * queries * keys * (depth + width) <= 8192; }
+
   // to[r * step + c] = mask of query i + r and key j + c, or, with by_keys, of query i + c and key j + r; -inf for
   // false.
   void bias(int64_t h, int64_t i, int64_t j, int64_t rows, int64_t cols, bool by_keys, char* to, int64_t step) const;
@@ -97,6 +101,10 @@ class Tiles {
 
 // Row i of `parts` that `n` rows are dealt to evenly.
 inline int64_t dealt(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
+
+// A floating array in float64.
+Array widened(const Array& a);
+std::optional<Array> widened(const std::optional<Array>& a);
 
 // Uninitialised, with contiguous rows, and laid out like `like` if that is dense and has such rows and that shape.
 Array rows_like(const Array& like, const Dims& shape, DType dtype);

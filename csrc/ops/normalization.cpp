@@ -26,7 +26,7 @@ MaybeArray parameter(const char* op, const char* argument, const MaybeArray& a, 
 void check_normalization(const char* op, const Array& x, double eps) {
   require<NotImplementedError>(is_float(x.dtype), op, ": input has dtype ", name(x.dtype),
                                "; expected float32, bfloat16, float16 or float64");
-  require<ValueError>(eps >= 0, op, ": eps is ", eps, "; expected a number of at least 0");
+  require<ValueError>(eps == eps, op, ": eps is NaN; expected a number");
 }
 
 void check_gradient(const char* op, const Array& dy, const Array& x) {

@@ -47,6 +47,17 @@ Channels channels_of(Array& x) {
   return k;
 }
 
+// The gradient of few elements is a small difference of large terms: there float32 is computed in float64.
+bool in_float64(const Array& x, int64_t count) { return x.dtype == DType::f32 && x.numel() > 0 && count < 8; }
+
+template <class Backward>
+NormGradients widened(const Array& grad, const Array& x, const MaybeArray& weight, Backward&& backward) {
+  MaybeArray w = weight ? MaybeArray(astype(*weight, DType::f64)) : std::nullopt;
+  NormGradients out = backward(astype(grad, DType::f64), astype(x, DType::f64), w);
+  if (auto& dx = std::get<0>(out)) dx = astype(*dx, x.dtype);
+  return out;
+}
+
 // ---- sums -------------------------------------------------------------------------------------------------------
 
 // Two numbers for each of `units` statistics from each of several parts of the data; part p of a unit has counts[p]
@@ -356,7 +367,7 @@ Normalized group_forward(const char* op, const Array& input, int64_t groups, con
   MaybeArray w = parameter(op, "weight", weight, {k.c}, x.dtype), b = parameter(op, "bias", bias, {k.c}, x.dtype);
   if (x.numel() == 0) return {Array::empty_like(x), Array::empty({0}, DType::f64), Array::empty({0}, DType::f64)};
   const int64_t width = k.c / groups;
-  Statistics s = moments(x, k, false, width);
+  Statistics s = moments(in_float64(x, width * k.s) ? astype(x, DType::f64) : x, k, false, width);
   Array rstd = inverse_root(s.variance, eps);
   update_running(running_mean, running_var, s, k.n, double(k.s), momentum);
   return {apply(x, k, k.planes(), s.mean, rstd, w, b, [&](int64_t i) { return i / width; }), s.mean, rstd};
@@ -388,7 +399,8 @@ Normalized batch_norm_statistics(const Array& input, const MaybeArray& weight, c
   const int64_t count = x.numel() / channels;
   require<ValueError>(!training || count > 1, op,
                       ": Expected more than 1 value per channel when training, got input size ", x.shape);
-  Statistics s = training ? moments(x, k, true, 1) : Statistics{to_double(*running_mean), to_double(*running_var)};
+  Statistics s = training ? moments(in_float64(x, count) ? astype(x, DType::f64) : x, k, true, 1)
+                          : Statistics{to_double(*running_mean), to_double(*running_var)};
   Array rstd = inverse_root(s.variance, eps);
   if (training) update_running(running_mean, running_var, s, 1, double(count), momentum);
   return {apply(x, k, channels, s.mean, rstd, w, b, [](int64_t i) { return i; }), s.mean, rstd};
@@ -412,6 +424,10 @@ NormGradients batch_norm_backward(const Array& grad, const Array& input, const M
   check_statistic(op, "mean", mean, x.numel() ? channels : 0);
   check_statistic(op, "rstd", rstd, x.numel() ? channels : 0);
   if (x.numel() == 0) return no_elements(x, parameters, need_input, need_weight, need_bias);
+  if (training && in_float64(x, x.numel() / channels))
+    return widened(grad, x, weight, [&](const Array& dy, const Array& wide, const MaybeArray& scale) {
+      return batch_norm_backward(dy, wide, scale, mean, rstd, training, parameters, need_input, need_weight, need_bias);
+    });
   Channels k = merged(channels_of(x));
   Array dy = grad.with_layout_of(x);
   const double count = double(x.numel() / channels);
@@ -492,6 +508,10 @@ NormGradients group_norm_backward(const Array& grad, const Array& input, int64_t
   check_statistic(op, "mean", mean, statistics);
   check_statistic(op, "rstd", rstd, statistics);
   if (statistics == 0) return no_elements(x, parameters, need_input, need_weight, need_bias);
+  if (in_float64(x, x.numel() / statistics))
+    return widened(grad, x, weight, [&](const Array& dy, const Array& wide, const MaybeArray& scale) {
+      return group_norm_backward(dy, wide, groups, scale, mean, rstd, parameters, need_input, need_weight, need_bias);
+    });
   Array dy = grad.with_layout_of(x);
 
   const int64_t width = k.c / groups;

@@ -167,11 +167,12 @@ FASTNN_INLINE void row_backward(bool centered, const T* x, const T* dy, T* dx, i
     sum += s.total();
     product += p.total();
   });
-  double slope = -(product - low * sum) * rstd * rstd * rstd / double(n);
-  double shift = centered ? -rstd * sum / double(n) - slope * low : 0;
-  V a = V(S(rstd)), b = V(S(slope)), c = V(S(shift));
+  double slope = -(product - low * sum) * rstd * rstd * rstd / double(n), average = centered ? sum / double(n) : 0;
+  S near = S(average);  // subtracted first: what remains of a single or constant g is exactly 0
+  double shift = rstd * (double(near) - average) - slope * low;
+  V a = V(S(rstd)), b = V(S(slope)), c = V(S(shift)), level = V(near);
   for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    store(fma(gradient(i, lanes), a, fma(load<V>(x + i, lanes) - m, b, c)), dx + i, lanes);
+    store(fma(gradient(i, lanes) - level, a, fma(load<V>(x + i, lanes) - m, b, c)), dx + i, lanes);
   });
 }
 

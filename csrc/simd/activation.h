@@ -72,7 +72,7 @@ struct Mish {
   }
   template <class V> static FASTNN_INLINE V df(V x, V dy, V, V) {
     V c = min(V(20.0f), x), e = exp(c), n = e * (e + V(2.0f)), d = n + V(2.0f);
-    return dy * ((n + V(4.0f) * c * e * ((V(1.0f) + e) / d)) / d);
+    return dy * ((n + V(4.0f) * (c * e) * ((V(1.0f) + e) / d)) / d);
   }
 };
 

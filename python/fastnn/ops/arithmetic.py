@@ -62,10 +62,9 @@ def _div_saved(a, b, out):
 
 def _div_backward(ctx, grad):
     (need_a, need_b), (b, out, shape_a, shape_b) = ctx.needs_input_grad, ctx.saved
-    grad = _C.div(grad, b)  # d/da = 1 / b, d/db = -(a / b) / b
-    return (
-        _C.sum_to(grad, shape_a) if need_a else None,
-        _C.mul(_C.sum_to(_C.mul(grad, out), shape_b), -1) if need_b else None,
+    return (  # d/da = 1 / b, d/db = -(a / b) / b
+        _C.sum_to(_C.div(grad, b), shape_a) if need_a else None,
+        _C.mul(_C.sum_to(_C.mul(grad, _C.div(out, b)), shape_b), -1) if need_b else None,
     )
 
 
@@ -101,13 +100,14 @@ def _any_nonzero(b: Any) -> bool:
     return isinstance(b, _Base) or b != 0
 
 
-def _extremum_backward(greater):
+def _extremum_backward(loses):
     def backward(ctx, grad):
         (need_a, need_b), (a, b) = ctx.needs_input_grad, ctx.saved
-        half = _C.where(_C.eq(a, b), _C.mul(grad, 0.5), 0)  # equal operands share the gradient
+        # Equal operands share the gradient; beside a NaN both get it, as in torch.
+        shared = _C.where(_C.eq(a, b), _C.mul(grad, 0.5), grad)
         return (
-            _C.sum_to(_C.where(greater(a, b), grad, half), _shape(a)) if need_a else None,
-            _C.sum_to(_C.where(greater(b, a), grad, half), _shape(b)) if need_b else None,
+            _C.sum_to(_C.where(loses(a, b), 0, shared), _shape(a)) if need_a else None,
+            _C.sum_to(_C.where(loses(b, a), 0, shared), _shape(b)) if need_b else None,
         )
 
     return backward
@@ -118,8 +118,8 @@ _sub = _C.Op("sub", _C.sub, lambda a, b: (_C.sub(a, b), (_shape(a), _shape(b))),
 _mul = _C.Op("mul", _C.mul, lambda a, b: (_C.mul(a, b), _mul_saved(a, b)), _mul_backward)
 _div = _C.Op("div", _C.div, lambda a, b: ((out := _C.div(a, b)), _div_saved(a, b, out)), _div_backward)
 _pow = _C.Op("pow", _C.pow, lambda a, b: ((out := _C.pow(a, b)), (a, b, out if _tracked(b) else None)), _pow_backward)
-_maximum = _C.Op("maximum", _C.maximum, lambda a, b: (_C.maximum(a, b), (a, b)), _extremum_backward(_C.gt))
-_minimum = _C.Op("minimum", _C.minimum, lambda a, b: (_C.minimum(a, b), (a, b)), _extremum_backward(_C.lt))
+_maximum = _C.Op("maximum", _C.maximum, lambda a, b: (_C.maximum(a, b), (a, b)), _extremum_backward(_C.lt))
+_minimum = _C.Op("minimum", _C.minimum, lambda a, b: (_C.minimum(a, b), (a, b)), _extremum_backward(_C.gt))
 _bitwise_and = _C.Op("bitwise_and", _C.bitwise_and)
 _bitwise_or = _C.Op("bitwise_or", _C.bitwise_or)
 _bitwise_xor = _C.Op("bitwise_xor", _C.bitwise_xor)
@@ -130,10 +130,6 @@ _lt = _C.Op("lt", _C.lt)
 _le = _C.Op("le", _C.le)
 _gt = _C.Op("gt", _C.gt)
 _ge = _C.Op("ge", _C.ge)
-
-
-def _scaled(x: Operand, factor: float) -> Operand:
-    return x * factor if isinstance(x, (int, float)) else _mul(x, factor)
 
 
 # ---- sign ------------------------------------------------------------------------------------------------------------

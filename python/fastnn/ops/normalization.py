@@ -80,7 +80,7 @@ def layer_norm(
         input: (..., *normalized_shape).
         normalized_shape: the sizes of these dimensions, at least one.
         weight, bias: (*normalized_shape,) or None.
-        eps: at least 0.
+        eps: a number; NaN comes out where var + eps is negative.
     """
     if weight is not None and bias is not None:
         _check_parameters("layer_norm", weight, bias)
@@ -108,7 +108,7 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
         input: (..., *normalized_shape).
         normalized_shape: the sizes of these dimensions, at least one.
         weight: (*normalized_shape,) or None.
-        eps: at least 0. None: 2^-23, or 2^-52 for float64.
+        eps: a number. None: 2^-23, or 2^-52 for float64.
     """
     if eps is None:
         eps = 2.0**-52 if input.dtype.itemsize == 8 else 2.0**-23
@@ -151,13 +151,16 @@ def batch_norm(
         input: (N, C, ...). The output keeps its layout, channels_last too.
         running_mean, running_var: (C,), both or neither; needed with training=False.
         weight, bias: (C,) or None.
-        eps: at least 0.
+        eps: a number; NaN comes out where var + eps is negative.
 
     Raises:
         ValueError: also for a single value per channel in training, and for running statistics that are read-only.
     """
     if weight is not None and bias is not None:
         _check_parameters("batch_norm", weight, bias)
+    if input.ndim == 1 and input.shape[0] == 0:  # torch takes it for no images of no channels
+        empty = _reshape(input, (0, 0))
+        return _reshape(batch_norm(empty, running_mean, running_var, weight, bias, training, momentum, eps), (0,))
     return _batch_norm(input, weight, bias, running_mean, running_var, bool(training), momentum, eps)
 
 
@@ -182,7 +185,7 @@ def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None
         input: (N, C, ...). The output keeps its layout, channels_last too.
         num_groups: a divisor of C.
         weight, bias: (C,) or None.
-        eps: at least 0.
+        eps: a number; NaN comes out where var + eps is negative.
 
     Raises:
         ValueError: also where all groups together hold a single value, as torch does.
@@ -224,7 +227,7 @@ def instance_norm(
         input: (N, C, ...) with at least two elements per channel. The output keeps its layout, channels_last too.
         running_mean, running_var: (C,), both or neither; needed with use_input_stats=False.
         weight, bias: (C,) or None.
-        eps: at least 0.
+        eps: a number; NaN comes out where var + eps is negative.
     """
     if weight is not None and bias is not None:
         _check_parameters("instance_norm", weight, bias)
@@ -247,8 +250,10 @@ def _absolute(x):
 def _norm(x, p, dims):
     if p == 2:
         return _C.activation("sqrt", _C.sum(_C.mul(x, x), dims, True), 0.0, 0.0)
-    if p == np.inf:
-        return _C.amax(_absolute(x), dims, True)
+    if np.isinf(p):
+        return (_C.amax if p > 0 else _C.amin)(_absolute(x), dims, True)
+    if p == 0:
+        return _C.sum(_C.astype(_C.ne(x, 0), x.dtype), dims, True)
     if p == 1:
         return _C.sum(_absolute(x), dims, True)
     return _C.pow(_C.sum(_C.pow(_absolute(x), p), dims, True), 1 / p)
@@ -267,11 +272,13 @@ def _normalize_backward(ctx, grad):
     input, norm, p, dims, eps = ctx.saved
     x, g = (_C.astype(a, np.dtype(_compute_dtype(input))) for a in (input, grad))
     d = _C.maximum(norm, eps)
+    if p == 0:
+        return _C.astype(_C.div(g, d), input.dtype)
     if p == 2:
         slope = _C.div(x, norm)
     else:
         slope = _C.sub(_C.astype(_C.gt(x, 0), x.dtype), _C.astype(_C.lt(x, 0), x.dtype))
-        if p == np.inf:  # equal maxima share the gradient
+        if np.isinf(p):  # equal extrema share the gradient
             first = _C.astype(_C.eq(_absolute(x), norm), x.dtype)
             slope = _C.mul(slope, _C.div(first, _C.sum(first, dims, True)))
         elif p != 1:
@@ -294,7 +301,7 @@ def normalize(input: Any, p: float = 2.0, dim: int | Sequence[int] = 1, eps: flo
 
     Args:
         input: any shape that has the dimension.
-        p: the exponent of the norm, above 0; inf for the largest magnitude.
+        p: the exponent of the norm; inf and -inf for the largest and smallest magnitude, 0 for the number of nonzeros.
         dim: one dimension, or several.
         eps: what a smaller norm is replaced by.
         out: must be None.
@@ -302,8 +309,8 @@ def normalize(input: Any, p: float = 2.0, dim: int | Sequence[int] = 1, eps: flo
     if out is not None:
         raise NotImplementedError("normalize: out is not supported; expected None")
     p = float(p)
-    if not p > 0:
-        raise ValueError(f"normalize: p is {p}; expected a number above 0")
+    if p != p:
+        raise ValueError("normalize: p is NaN; expected a number")
     dims = tuple(dim) if isinstance(dim, (tuple, list)) else (integer(dim, "normalize", "dim"),)
     return _normalize(input, p, dims, float(eps))
 

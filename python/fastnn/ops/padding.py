@@ -78,6 +78,17 @@ def _backward(ctx, grad):
     return out
 
 
+def _keep_one(size: int, before: int, after: int) -> tuple[int, int]:
+    """The same padding of an axis by its last or first element, cropped so that it is left, where all would go."""
+    if size + before + after < 1:  # the caller says so
+        return before, after
+    if 0 < size <= -before and after > 0:
+        return 1 - size, max(0, before + size - 1 + after)
+    if 0 < size <= -after and before > 0:
+        return max(0, after + size - 1 + before), 1 - size
+    return before, after
+
+
 _pad = _C.Op(
     "pad",
     _forward,
@@ -109,6 +120,8 @@ def pad(input: Tensor | np.ndarray, pad: Sequence[int], mode: str = "constant", 
         before, after = (integer(w, "pad", "pad") for w in pad[i : i + 2])
         axis = input.ndim - 1 - i // 2
         size = input.shape[axis]
+        if mode == "replicate":
+            before, after = _keep_one(size, before, after)
         left = size + min(before, 0) + min(after, 0)
         if left < 0:
             raise ValueError(f"pad: pad {before} and {after} leave nothing of size {size} of dimension {axis}")
