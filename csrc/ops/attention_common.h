@@ -41,7 +41,7 @@ struct AttentionProblem {
 
   // Whether this is so little work that it is done in float64, where a saturated softmax and the small difference that
   // its gradient is lose no digits.
-  bool in_float64() const { return dtype != DType::f64 && heads * queries * keys * (depth + width) <= 8192; }
+  bool in_float64() const { return dtype != DType::f64 && heads * queries * keys * (depth + width) <= 5120; }
 
   // to[r * step + c] = mask of query i + r and key j + c, or, with by_keys, of query i + c and key j + r; -inf for
   // false.
