@@ -47,3 +47,26 @@ def test_any_order_of_imports():
         assert child.returncode == 0, child.stderr
         digests.add(child.stdout)
     assert len(digests) == 1
+
+
+TORCH_THREADS = """
+import os, torch, fastnn.functional as F
+
+x = torch.randn(64, 8, 64, 64)
+results = []
+for threads in (1, 2, 3):
+    torch.set_num_threads(threads)
+    torch.sigmoid(x).sum()  # its threads are there now
+    before = len(os.listdir("/proc/self/task"))
+    results.append(F.avg_pool2d(F.relu(x), 3, 1, 1))  # computes with subnormal numbers flushed to zero
+    assert len(os.listdir("/proc/self/task")) == before, "threads of our own were started"
+    tiny = torch.full((1 << 20,), 1e-40)
+    assert ((tiny * 1) == tiny).all() and (tiny != 0).all(), "torch's threads flush subnormal numbers now"
+assert all(torch.equal(r, results[0]) for r in results)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_torch_threads_work_on_calls_with_torch_tensors():
+    child = subprocess.run([sys.executable, "-c", TORCH_THREADS], capture_output=True, text=True, timeout=120)
+    assert child.returncode == 0, child.stderr
