@@ -157,9 +157,14 @@ def readme(language: str) -> list[str]:
 
 
 def test_code_of_the_readme_runs(tmp_path):
-    (code,) = readme("python")
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", readme("python")[0]], cwd=tmp_path, check=True)
     assert set(fastnn.load(tmp_path / "net.safetensors")) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+def test_swap_of_the_readme_runs(tmp_path):
+    pytest.importorskip("torch")
+    subprocess.run([sys.executable, "-c", readme("python")[1]], cwd=tmp_path, check=True)
+    assert (tmp_path / "report.html").stat().st_size > 0
 
 
 def test_commands_of_the_readme_are_one_line_each_and_name_what_exists():

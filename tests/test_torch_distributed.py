@@ -1,8 +1,8 @@
 """DDP and FSDP2 over two real processes (gloo): swapped models give the gradients of one process."""
 
 import socket
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -62,7 +62,6 @@ def _train(kind: str, name: str, when: str, rank: int, inputs):
 
 
 def _worker(rank: int, port: int, kind: str, name: str, folder: str) -> None:
-    sys.path.insert(0, str(Path(__file__).parent))
     import fastnn
     import torch.distributed as dist
 
@@ -90,10 +89,23 @@ def test_gradients_of_two_processes(kind, name, tmp_path):
         optimizer.zero_grad()
         model(inputs).square().mean().backward()
         optimizer.step()
-    torch.multiprocessing.spawn(_worker, (_free_port(), kind, name, str(tmp_path)), nprocs=WORLD)
+    port = str(_free_port())
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), port, kind, name, str(tmp_path)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(WORLD)
+    ]
+    for worker in workers:
+        _, error = worker.communicate(timeout=300)
+        assert worker.returncode == 0, error
     for grads, state in torch.load(tmp_path / "results.pt").values():
         for a, b in zip(grads, model.parameters(), strict=True):
             torch.testing.assert_close(a, b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max() + 1e-3))
         assert state.keys() == model.state_dict().keys()
         for key, value in model.state_dict().items():
             torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
