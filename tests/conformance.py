@@ -9,6 +9,7 @@ call leaves in its arguments (running statistics) is compared as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,17 @@ def alone(call: Any) -> Iterator[tuple[int, Any]]:
         yield keep, one
 
 
+@contextmanager
+def one_thread_in_torch() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other a hundred times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def check(
     ours: Callable[..., Any],
     theirs: Callable[..., Any],
@@ -122,7 +134,8 @@ def check(
     ulps: float = 1,
 ) -> None:
     """Asserts that ours(*args, **kwargs) conforms to theirs, for call = (args, kwargs)."""
-    own, exact = outcome(theirs, copied(call), post), outcome(theirs, copied(call, torch.float64), post)
+    with one_thread_in_torch():
+        own, exact = outcome(theirs, copied(call), post), outcome(theirs, copied(call, torch.float64), post)
     first = None
     for layout in layouts:
         got = outcome(ours, copied(call, layout=layout), post, layout)
