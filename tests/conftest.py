@@ -25,3 +25,13 @@ def _threads():
     before = _C.get_num_threads()
     yield
     _C.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread():
+    """On a busy machine every barrier of torch's threads takes milliseconds."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

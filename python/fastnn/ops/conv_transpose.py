@@ -106,18 +106,16 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
         return shape.squeeze(
             conv_transpose2d(shape.unsqueeze(input, 0), weight, bias, stride, padding, extra, groups, dilation), 0
         )
+    top, left = padding
     if all(e < s for e, s in zip(extra, stride, strict=True)):
-        ends = padding
-    else:  # rows beyond what conv2d may ignore: less padding at the end, and zeros where that is not enough
-        ends = tuple(max(p - e, 0) for p, e in zip(padding, extra, strict=True))
-        zeros = tuple(max(e - p, 0) for p, e in zip(padding, extra, strict=True))
-        size = tuple(n - z for n, z in zip(size, zeros, strict=True))
-        pads = (padding[0], ends[0], padding[1], ends[1])
-        out = _conv_transpose2d(input, weight, None, stride, pads, size, dilation, groups)
-        out = pad(out, (0, zeros[1], 0, zeros[0]))
-        return out if bias is None else arithmetic.add(out, shape.reshape(bias, (-1, 1, 1)))
-    pads = (padding[0], ends[0], padding[1], ends[1])
-    return _conv_transpose2d(input, weight, bias, stride, pads, size, dilation, groups)
+        return _conv_transpose2d(input, weight, bias, stride, (top, top, left, left), size, dilation, groups)
+    # Rows beyond what conv2d may ignore: less padding at the end, and zeros where that is not enough.
+    bottom, right = (max(p - e, 0) for p, e in zip(padding, extra, strict=True))
+    below, beside = (max(e - p, 0) for p, e in zip(padding, extra, strict=True))
+    size = (size[0] - below, size[1] - beside)
+    out = _conv_transpose2d(input, weight, None, stride, (top, bottom, left, right), size, dilation, groups)
+    out = pad(out, (0, beside, 0, below))
+    return out if bias is None else arithmetic.add(out, shape.reshape(bias, (-1, 1, 1)))
 
 
 def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
