@@ -1,11 +1,15 @@
 // Threads as fibres: scheduling, barriers, warp collectives, shared memory, launches.
 #include "block.h"
 
+#include <dlfcn.h>
 #include <sys/mman.h>
 
 #include <cstdarg>
 #include <cstdio>
+#include <map>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "check.h"
 #include "runtime.h"
@@ -21,6 +25,7 @@ Byte arena_state[kArena];
 Thread threads[kMaxThreads];
 int thread_count;
 Thread* current;
+void* code_address;
 
 namespace {
 
@@ -41,6 +46,7 @@ uint64_t ready[kMaxThreads / 64];
 int live;
 uint64_t random_state;
 std::string fault_text;
+void* fault_address;
 std::vector<SharedArray> shared_arrays;
 size_t shared_used;   // arena bytes
 size_t shared_bytes;  // what the kernel asked for
@@ -112,7 +118,7 @@ void run_next(bool done) {
 }
 
 void thread_main() {
-  running_launch->invoke(running_launch->call.get());
+  running_launch->invoke(running_launch->call);
   if (!current->open.empty()) fail("the thread ends with a cp.async that no group holds");
   for (const auto& group : current->groups)
     if (!group.empty()) fail("the thread ends with a cp.async that it did not wait for");
@@ -195,10 +201,39 @@ void run_block(const Launch& launch, uint3 block) {
   check_guards();
 }
 
+// " (file:line)" of the line of a kernel that `code` was compiled from, where addr2line is installed.
+std::string place(void* code) {
+  static std::map<void*, std::string> known;
+  Dl_info info;
+  if (!code || !dladdr(code, &info)) return "";
+  const auto [entry, is_new] = known.try_emplace(code);
+  if (!is_new) return entry->second;
+  char command[1024], line[512];
+  std::snprintf(command, sizeof command, "addr2line -i -e '%s' %#zx 2>/dev/null", info.dli_fname,
+                size_t(static_cast<char*>(code) - static_cast<char*>(info.dli_fbase)) - 1);
+  FILE* pipe = popen(command, "r");
+  while (pipe && std::fgets(line, sizeof line, pipe)) {  // the innermost inlined function first
+    const std::string_view text(line, std::strcspn(line, "\n "));
+    const std::string_view file = text.substr(0, text.rfind(':'));
+    if (text[0] == '?' || file.ends_with("/gpu.h") || file.ends_with("/ptx.h") || file.ends_with("/emulate.h"))
+      continue;
+    entry->second = " (" + std::string(text) + ")";
+    break;
+  }
+  if (pipe) pclose(pipe);
+  return entry->second;
+}
+
 }  // namespace
 
-const char* fault() { return fault_text.c_str(); }
-void clear_fault() { fault_text.clear(); }
+const char* fault() {
+  fault_text += place(std::exchange(fault_address, nullptr));  // here, as a fibre's stack is too small for it
+  return fault_text.c_str();
+}
+void clear_fault() {
+  fault_text.clear();
+  fault_address = nullptr;
+}
 
 void report(const char* format, ...) {
   if (!fault_text.empty()) return;
@@ -212,6 +247,7 @@ void report(const char* format, ...) {
   std::vsnprintf(text + n, sizeof text - size_t(n), format, list);
   va_end(list);
   fault_text = text;
+  fault_address = std::exchange(code_address, nullptr);
 }
 
 void fail(const char* format, ...) {
@@ -248,7 +284,7 @@ void run(const Launch& launch) {
   thread_count = int(count);
   index.block_dim = block;
   index.grid_dim = grid;
-  begin_launch_checks(launch.call.get(), launch.call_size);
+  begin_launch_checks(launch.call, launch.call_bytes);
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
   for (uint64_t i = 0; i < blocks && fault_text.empty(); ++i) {
     uint64_t b = i;

@@ -54,7 +54,8 @@ extern Byte arena_state[kArena];
 
 extern Thread threads[kMaxThreads];
 extern int thread_count;
-extern Thread* current;  // nullptr: the host's own code
+extern Thread* current;     // nullptr: the host's own code
+extern void* code_address;  // where a hook was called: report() names its line
 
 [[noreturn]] __attribute__((format(printf, 1, 2))) void fail(const char* format, ...);  // ends the launch
 __attribute__((format(printf, 1, 2))) void report(const char* format, ...);             // the first one is kept

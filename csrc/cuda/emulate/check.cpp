@@ -1,66 +1,323 @@
+// The race detector follows FastTrack (Flanagan and Freund, PLDI 2009): vector clocks, but for full barriers, which
+// only advance an epoch; a byte of shared memory keeps its last write and two readers per warp, one of global memory
+// its last write, two readers of the block and one of an earlier block.
 #include "check.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
 #include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
 
 #include "runtime.h"
+
+extern "C" char __ehdr_start, _end;  // the linker's: the bounds of this library
 
 namespace fastnn::emulate {
 
 namespace {
 
-std::map<uintptr_t, size_t> memory;  // device memory: address, bytes
-uintptr_t call_begin, call_end;      // the arguments of the launch
-extern "C" char __ehdr_start, _end;  // the linker's names for the bounds of this library
-
 uintptr_t address(const void* p) { return reinterpret_cast<uintptr_t>(p); }
 bool within(uintptr_t a, size_t n, uintptr_t begin, uintptr_t end) { return a >= begin && a + n <= end; }
+const char* name(Access kind) { return kind == Access::read ? "read" : kind == Access::atomic ? "atomic" : "write"; }
+
+// When somebody accessed a byte: epoch, the thread's clock, the thread, whether by an atomic. 0: never.
+using Stamp = uint64_t;
+constexpr int kClockBits = 20;
+
+uint32_t epoch_of(Stamp s) { return uint32_t(s >> 32); }
+uint32_t clock_of(Stamp s) { return uint32_t(s >> 12) & ((1u << kClockBits) - 1); }
+int thread_of(Stamp s) { return int(s >> 1 & 0x7ff); }
+bool atomic_of(Stamp s) { return s & 1; }
+
+// Zeroed memory that costs nothing until it is used.
+template <class T>
+struct Zeros {
+  explicit Zeros(size_t n) : bytes(n * sizeof(T)) {
+    void* m = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (m == MAP_FAILED) std::abort();
+    p = static_cast<T*>(m);
+  }
+  ~Zeros() { munmap(p, bytes); }
+  Zeros(const Zeros&) = delete;
+  T& operator[](size_t i) { return p[i]; }
+  size_t bytes;
+  T* p;
+};
+
+// The epoch counts full barriers and blocks, over all launches.
+uint32_t epoch = 1, block_epoch = 1, launch_epoch = 1;
+uintptr_t call_begin, call_end;  // the arguments of the launch
+bool clocks_used;                // whether `known` has to be cleared for the next block
+
+struct Shadow {
+  Zeros<Stamp> write{kArena}, read{2 * kMaxWarps * kArena};
+  Zeros<uint32_t> read_epoch{kArena};
+  Zeros<uint32_t> known{size_t(kMaxThreads) * kMaxThreads};  // [t][u]: the clock of u up to which t knows what u did
+  Stamp& reader(int slot, int warp, size_t byte) { return read[(size_t(slot) * kMaxWarps + warp) * kArena + byte]; }
+};
+Shadow& shadow() {
+  static Shadow* const s = new Shadow;
+  return *s;
+}
+
+Stamp stamp(bool atomic) {
+  return Stamp(epoch) << 32 | Stamp(current->clock & ((1u << kClockBits) - 1)) << 12 | Stamp(current->id) << 1 | atomic;
+}
+
+// Whether the access of this block that left s comes before what the current thread does.
+bool ordered(Stamp s) {
+  const int t = thread_of(s);
+  return epoch_of(s) < epoch || t == current->id ||
+         shadow().known[size_t(current->id) * kMaxThreads + t] >= clock_of(s);
+}
+
+// A block that called count_block(): what its thread did before, and what all its threads did before the last barrier.
+struct Release {
+  uint32_t block_epoch, epoch, clock;
+  int thread;
+};
+struct Acquired {
+  const std::vector<Release>* releases;
+  size_t count;
+  uint32_t epoch;
+  int thread;
+};
+std::unordered_map<uintptr_t, std::vector<Release>> releases;  // of this launch, by counter
+std::vector<Acquired> acquired;                                // by this block
+
+// Whether an earlier block's access that left s was published to the current thread.
+bool published(Stamp s) {
+  for (const Acquired& a : acquired) {
+    if (a.thread != current->id && a.epoch >= epoch) continue;
+    const auto begin = a.releases->begin(), end = begin + a.count;
+    auto r = std::upper_bound(begin, end, epoch_of(s),
+                              [](uint32_t e, const Release& release) { return e < release.block_epoch; });
+    if (r == begin) continue;
+    --r;
+    if (epoch_of(s) < r->epoch || (epoch_of(s) == r->epoch && thread_of(s) == r->thread && clock_of(s) <= r->clock))
+      return true;
+  }
+  return false;
+}
+
+// Shadow of an allocation, in granules of 4 bytes until something smaller is accessed.
+struct Granule {
+  Stamp write, last, second, other_block;
+};
+struct Memory {
+  size_t bytes;
+  int shift = 2;
+  std::unique_ptr<Zeros<Granule>> granules;
+};
+std::map<uintptr_t, Memory> memory;
+std::pair<const uintptr_t, Memory>* latest;
+
+void refine(Memory& m, int shift) {
+  auto fine = std::make_unique<Zeros<Granule>>((m.bytes >> shift) + 1);
+  for (size_t i = 0; i << shift < m.bytes; ++i) {
+    const Granule& g = (*m.granules)[i << shift >> m.shift];
+    if (g.write | g.last | g.second | g.other_block) (*fine)[i] = g;
+  }
+  m.granules = std::move(fine);
+  m.shift = shift;
+}
+
+std::pair<const uintptr_t, Memory>* find(uintptr_t a) {
+  if (latest && a - latest->first < latest->second.bytes) return latest;
+  auto it = memory.upper_bound(a);
+  if (it == memory.begin()) return nullptr;
+  --it;
+  return a - it->first < it->second.bytes ? latest = &*it : nullptr;
+}
+
+// What an address outside of all allocations may have meant.
+std::string nearest(uintptr_t a) {
+  constexpr uintptr_t kNear = 4096;
+  const auto after = memory.upper_bound(a);
+  if (after != memory.begin())
+    if (const auto& [begin, m] = *std::prev(after); a - begin - m.bytes < kNear)
+      return ": " + std::to_string(a - begin - m.bytes) + " bytes after the end of an allocation of " +
+             std::to_string(m.bytes) + " bytes";
+  if (after != memory.end() && after->first - a < kNear)
+    return ": " + std::to_string(after->first - a) + " bytes before an allocation of " +
+           std::to_string(after->second.bytes) + " bytes";
+  return "";
+}
 
 void access_global(const void* p, size_t n, Access kind) {
-  const uintptr_t a = address(p), stack = address(current->stack);
-  if (within(a, n, stack, stack + kStack) || within(a, n, call_begin, call_end) ||
-      within(a, n, address(&__ehdr_start), address(&_end)))
-    return;
-  if (registered_bytes(p) < n)
-    fail("global %s of %zu bytes at %p is out of bounds", kind == Access::read ? "read" : "write", n, p);
+  ++stats.accesses;
+  const uintptr_t a = address(p);
+  auto* found = find(a);
+  if (!found) {
+    if (within(a, n, call_begin, call_end) || within(a, n, address(&__ehdr_start), address(&_end))) return;
+    fail("global %s of %zu bytes at %p, which is not device memory%s", name(kind), n, p, nearest(a).c_str());
+  }
+  Memory& m = found->second;
+  const size_t at = a - found->first;
+  if (at + n > m.bytes)
+    fail("global %s of %zu bytes at %p, %zu bytes before the end of an allocation of %zu bytes", name(kind), n, p,
+         m.bytes - at, m.bytes);
+  if (!kHooks) return;
+  if (!m.granules) m.granules = std::make_unique<Zeros<Granule>>((m.bytes >> m.shift) + 1);
+  if (const int need = std::min(2, __builtin_ctzll(at | n | 4)); need < m.shift) refine(m, need);
+
+  const bool write = kind != Access::read, atomic = kind == Access::atomic;
+  const Stamp now = stamp(atomic);
+  auto check = [&](Stamp s, const char* what) {
+    if (epoch_of(s) < launch_epoch || (atomic && atomic_of(s))) return;
+    const bool same_block = epoch_of(s) >= block_epoch;
+    if (same_block ? ordered(s) : published(s)) return;
+    fail("race: global %s of %zu bytes at %p (%zu bytes into its allocation) after a %s by thread %d of %s block",
+         name(kind), n, p, at, what, thread_of(s), same_block ? "this" : "another");
+  };
+  for (size_t i = at >> m.shift; i <= (at + n - 1) >> m.shift; ++i) {
+    Granule& g = (*m.granules)[i];
+    if (g.write) check(g.write, atomic_of(g.write) ? "atomic" : "write");
+    if (write) {
+      if (g.last) {
+        check(g.last, "read");
+        check(g.second, "read");
+        check(g.other_block, "read");
+      }
+      g.write = now;
+      continue;
+    }
+    if (epoch_of(g.last) < block_epoch) {
+      if (g.last) g.other_block = g.last;
+    } else if (thread_of(g.last) != current->id) {
+      g.second = g.last;
+    }
+    g.last = now;
+  }
+}
+
+void check_shared_bytes(size_t offset, size_t n, Access kind) {
+  Shadow& s = shadow();
+  const bool write = kind != Access::read, atomic = kind == Access::atomic;
+  const int warps = (thread_count + kWarp - 1) / kWarp;
+  const Stamp now = stamp(atomic);
+  Stamp fine = 0;  // the bytes of an element mostly have the same history
+  for (size_t i = offset; i < offset + n; ++i) {
+    const Stamp w = s.write[i];
+    if (w != fine || !w) {
+      const bool written = epoch_of(w) >= block_epoch;
+      if (!written && kind != Access::write && kind != Access::copy)
+        fail("shared %s of %zu bytes at offset %zu: nobody wrote them", name(kind), n, offset);
+      if (written && !(atomic && atomic_of(w)) && !ordered(w))
+        fail("race: shared %s of %zu bytes at offset %zu after a write by thread %d", name(kind), n, offset,
+             thread_of(w));
+      fine = w;
+    }
+    if (write && s.read_epoch[i] == epoch)
+      for (int warp = 0; warp < warps; ++warp)
+        for (int slot = 0; slot < 2; ++slot)
+          if (const Stamp r = s.reader(slot, warp, i); epoch_of(r) == epoch && !ordered(r))
+            fail("race: shared %s of %zu bytes at offset %zu after a read by thread %d", name(kind), n, offset,
+                 thread_of(r));
+    if (kind == Access::copy) continue;  // its write happens when it lands
+    if (write) {
+      s.write[i] = now;
+      continue;
+    }
+    Stamp& last = s.reader(0, current->warp, i);
+    if (thread_of(last) != current->id) s.reader(1, current->warp, i) = last;
+    last = now;
+    s.read_epoch[i] = epoch;
+  }
 }
 
 }  // namespace
 
-void access(const void* p, size_t n, Access kind) {
+void access(const void* p, size_t n, Access kind, void* caller, bool aligned) {
   if (!current) return;
-  ++stats.accesses;
-  if ((n & (n - 1)) == 0 && address(p) % n) fail("access to %zu bytes at %p, which is not aligned", n, p);
-  const size_t offset = address(p) - address(arena);
-  offset < kArena ? access_shared(offset, n, kind) : access_global(p, n, kind);
+  const uintptr_t a = address(p), offset = a - address(arena), stack = address(current->stack);
+  code_address = caller;
+  if (aligned && a & (n - 1) && !(n & (n - 1))) fail("%s of %zu bytes at %p, which is not aligned", name(kind), n, p);
+  if (offset < kArena) {
+    access_shared(offset, n, kind, caller);
+  } else if (!within(a, n, stack, stack + kStack)) {
+    access_global(p, n, kind);
+  }
+  code_address = nullptr;
 }
 
-void access_shared(size_t offset, size_t n, Access kind) {
-  const char* what = kind == Access::read ? "read" : "write";
+void access_shared(size_t offset, size_t n, Access kind, void* caller) {
+  code_address = caller;
+  ++stats.accesses;
   for (size_t i = offset; i < offset + n; ++i) {
     if (i >= kArena || arena_state[i] == kOutside)
-      fail("shared %s of %zu bytes at offset %zu is out of bounds", what, n, offset);
+      fail("shared %s of %zu bytes at offset %zu is out of bounds", name(kind), n, offset);
     if (arena_state[i] == kInFlight)
-      fail("shared %s of %zu bytes at offset %zu, where a cp.async that was not waited for writes", what, n, offset);
+      fail("shared %s of %zu bytes at offset %zu, where a cp.async that was not waited for writes", name(kind), n,
+           offset);
   }
+  if (kHooks) check_shared_bytes(offset, n, kind);
+  code_address = nullptr;
 }
 
-void register_memory(const void* p, size_t bytes) { memory[address(p)] = bytes; }
-bool forget_memory(const void* p) { return memory.erase(address(p)) == 1; }
+void register_memory(const void* p, size_t bytes) {
+  latest = nullptr;
+  Memory& m = memory[address(p)];
+  m = {};
+  m.bytes = bytes;
+}
+bool forget_memory(const void* p) {
+  latest = nullptr;
+  return memory.erase(address(p)) == 1;
+}
 size_t registered_bytes(const void* p) {
-  auto it = memory.upper_bound(address(p));
-  if (it == memory.begin()) return 0;
-  --it;
-  const size_t at = address(p) - it->first;
-  return at < it->second ? it->second - at : 0;
+  const auto* m = find(address(p));
+  return m ? m->first + m->second.bytes - address(p) : 0;
 }
 
 void begin_launch_checks(const void* call, size_t bytes) {
   call_begin = address(call);
   call_end = call_begin + bytes;
+  launch_epoch = epoch + 1;
+  releases.clear();
 }
-void begin_block_checks() {}
-void landed(const Copy&) {}
-void full_barrier() {}
-void order(Thread* const*, int, Thread* const*, int) {}
+
+void begin_block_checks() {
+  block_epoch = ++epoch;
+  acquired.clear();
+  if (clocks_used)
+    for (int t = 0; t < thread_count; ++t) std::fill_n(&shadow().known[size_t(t) * kMaxThreads], thread_count, 0u);
+  clocks_used = false;
+}
+
+void landed(const Copy& copy) {
+  if (kHooks) std::fill_n(&shadow().write[copy.to], copy.bytes, stamp(false));
+}
+
+void full_barrier() { ++epoch; }
+
+void order(Thread* const* from, int from_count, Thread* const* to, int to_count) {
+  if (!kHooks) return;
+  clocks_used = true;
+  uint32_t all[kMaxThreads] = {};
+  auto row = [](const Thread* t) { return &shadow().known[size_t(t->id) * kMaxThreads]; };
+  for (int i = 0; i < from_count; ++i) {
+    uint32_t* known = row(from[i]);
+    known[from[i]->id] = from[i]->clock++;
+    for (int t = 0; t < thread_count; ++t) all[t] = std::max(all[t], known[t]);
+  }
+  for (int i = 0; i < to_count; ++i) {
+    uint32_t* known = row(to[i]);
+    for (int t = 0; t < thread_count; ++t) known[t] = std::max(all[t], known[t]);
+  }
+}
+
+void acquire_and_release(const void* counter) {
+  if (!kHooks) return;
+  auto& before = releases[address(counter)];
+  if (!before.empty() && before.back().block_epoch == block_epoch)
+    fail("count_block: the block has counted itself at %p before", counter);
+  acquired.push_back({&before, before.size(), epoch, current->id});
+  before.push_back({block_epoch, epoch, current->clock++, current->id});
+}
 
 }  // namespace fastnn::emulate

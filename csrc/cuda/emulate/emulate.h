@@ -7,8 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <tuple>
+#include <type_traits>
 
 #include "../../dtype.h"
 #include "../runtime.h"
@@ -94,22 +94,22 @@ struct Index {
 };
 extern Index index;
 
-// A launch, kept apart from its call so that a graph can repeat it.
 struct Launch {
   dim3 grid, block;
   size_t shared;
-  std::shared_ptr<const void> call;
-  size_t call_size;
+  const void* call;  // the kernel and its arguments: plain bytes
+  size_t call_bytes;
   void (*invoke)(const void* call);
 };
-gpu::Status submit(Launch launch, gpu::Stream stream);
+gpu::Status submit(const Launch& launch, gpu::Stream stream);
 
 template <class... P, class... A>
 gpu::Status launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, gpu::Stream stream, A... args) {
-  auto call = [kernel, parameters = std::tuple<P...>(static_cast<P>(args)...)] { std::apply(kernel, parameters); };
-  using Call = decltype(call);
-  return submit({grid, block, shared, std::make_shared<const Call>(call), sizeof call,
-                 [](const void* p) { (*static_cast<const Call*>(p))(); }},
+  static_assert((std::is_trivially_copyable_v<P> && ...));
+  const auto call = [kernel, parameters = std::tuple<P...>(static_cast<P>(args)...)] {
+    std::apply(kernel, parameters);
+  };
+  return submit({grid, block, shared, &call, sizeof call, [](const void* p) { (*static_cast<decltype(&call)>(p))(); }},
                 stream);
 }
 template <class... P>

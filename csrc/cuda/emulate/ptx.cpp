@@ -6,11 +6,11 @@
 namespace fastnn::emulate {
 
 void load(void* to, const void* from, size_t bytes) {
-  access(from, bytes, Access::read);
+  access(from, bytes, Access::read, __builtin_return_address(0));
   std::memcpy(to, from, bytes);
 }
 void store(void* to, const void* from, size_t bytes) {
-  access(to, bytes, Access::write);
+  access(to, bytes, Access::write, __builtin_return_address(0));
   std::memcpy(to, from, bytes);
 }
 
@@ -56,8 +56,9 @@ void cp_async(uint32_t to, const void* from, int bytes, int from_bytes, Site sit
     fail("cp.async of %d of %d bytes at %s:%d", from_bytes, bytes, site.file, site.line);
   if (to % unsigned(bytes) || (from_bytes && reinterpret_cast<uintptr_t>(from) % unsigned(bytes)))
     fail("cp.async of %d bytes at %s:%d is not aligned", bytes, site.file, site.line);
-  if (from_bytes) access(from, size_t(from_bytes), Access::read);
-  access_shared(to, size_t(bytes), Access::copy);
+  void* caller = __builtin_return_address(0);
+  if (from_bytes) access(from, size_t(from_bytes), Access::read, caller);
+  access_shared(to, size_t(bytes), Access::copy, caller);
   Copy copy{to, bytes, {}};
   if (from_bytes) std::memcpy(copy.data, from, size_t(from_bytes));
   std::fill(arena_state + to, arena_state + to + bytes, kInFlight);
@@ -160,7 +161,7 @@ void mma_together(Thread* const* lanes, unsigned) {
 void ldmatrix(uint32_t* r, int count, bool transposed, uint32_t row, Site site) {
   if (current->lane < count * 8) {
     if (row % 16) fail("ldmatrix at %s:%d: the row at offset %u is not aligned to 16 bytes", site.file, site.line, row);
-    access_shared(row, 16, Access::read);
+    access_shared(row, 16, Access::read, __builtin_return_address(0));
   }
   LdmatrixOperands operands{r, row, count, transposed};
   collective(~0u, "ldmatrix", ldmatrix_together, &operands, site, true);
@@ -174,8 +175,8 @@ void mma(DType type, float* d, const uint32_t* a, uint32_t b0, uint32_t b1, Site
 namespace {
 
 template <class T, class F>
-T update(T* p, F f) {
-  access(p, sizeof(T), Access::atomic);
+T update(T* p, void* caller, F f) {
+  access(p, sizeof(T), Access::atomic, caller);
   const T before = *p;
   *p = f(before);
   return before;
@@ -185,31 +186,31 @@ T update(T* p, F f) {
 
 template <class T>
 T atomic_add(T* p, T v) {
-  return update(p, [v](T x) { return T(x + v); });
+  return update(p, __builtin_return_address(0), [v](T x) { return T(x + v); });
 }
 template <class T>
 T atomic_max(T* p, T v) {
-  return update(p, [v](T x) { return x > v ? x : v; });
+  return update(p, __builtin_return_address(0), [v](T x) { return x > v ? x : v; });
 }
 template <class T>
 T atomic_min(T* p, T v) {
-  return update(p, [v](T x) { return x < v ? x : v; });
+  return update(p, __builtin_return_address(0), [v](T x) { return x < v ? x : v; });
 }
 template <class T>
 T atomic_or(T* p, T v) {
-  return update(p, [v](T x) { return x | v; });
+  return update(p, __builtin_return_address(0), [v](T x) { return x | v; });
 }
 template <class T>
 T atomic_and(T* p, T v) {
-  return update(p, [v](T x) { return x & v; });
+  return update(p, __builtin_return_address(0), [v](T x) { return x & v; });
 }
 template <class T>
 T atomic_exchange(T* p, T v) {
-  return update(p, [v](T) { return v; });
+  return update(p, __builtin_return_address(0), [v](T) { return v; });
 }
 template <class T>
 T atomic_compare_exchange(T* p, T expected, T v) {
-  return update(p, [=](T x) { return x == expected ? v : x; });
+  return update(p, __builtin_return_address(0), [=](T x) { return x == expected ? v : x; });
 }
 
 #define FASTNN_ATOMICS(T)            \
@@ -228,6 +229,10 @@ template float atomic_add(float*, float);
 template double atomic_add(double*, double);
 template float atomic_exchange(float*, float);
 
-unsigned count_block(unsigned* counter) { return atomic_add(counter, 1u); }
+unsigned count_block(unsigned* counter) {
+  const unsigned before = atomic_add(counter, 1u);
+  acquire_and_release(counter);
+  return before;
+}
 
 }  // namespace fastnn::emulate

@@ -20,12 +20,13 @@ using gpu::Status;
 using gpu::Stream;
 
 constexpr Status kInvalidValue = 1, kOutOfMemory = 2, kFailure = 719;  // as CUDA numbers them
-constexpr size_t kMemoryGuard = kAddressSanitizer ? 0 : 256;           // before and after an allocation
+constexpr size_t kMemoryGuard = kAddressSanitizer ? 0 : 256;           // before and after an allocation, written
+constexpr size_t kGap = kHooks ? 16 << 10 : 0;  // and further: what lies far outside must not be another allocation
 constexpr unsigned char kGuardByte = 0xa5;
 
 struct Allocation {
   size_t bytes;
-  unsigned char* block;
+  unsigned char* guarded;
 };
 struct Recorded {
   std::vector<std::function<Status()>> steps;
@@ -37,7 +38,7 @@ std::map<Stream, Recorded*> captures;
 
 bool guards_hold(const Allocation& a) {
   for (size_t i = 0; i < kMemoryGuard; ++i)
-    if (a.block[i] != kGuardByte || a.block[kMemoryGuard + a.bytes + i] != kGuardByte) return false;
+    if (a.guarded[i] != kGuardByte || a.guarded[kMemoryGuard + a.bytes + i] != kGuardByte) return false;
   return true;
 }
 
@@ -67,15 +68,19 @@ void check_memory_guards() {
   for (const auto& [p, a] : allocations)
     if (!guards_hold(a)) {
       report("global memory was written outside of the %zu bytes at %p", a.bytes, p);
-      std::memset(a.block, kGuardByte, kMemoryGuard);
-      std::memset(a.block + kMemoryGuard + a.bytes, kGuardByte, kMemoryGuard);
+      std::memset(a.guarded, kGuardByte, kMemoryGuard);
+      std::memset(a.guarded + kMemoryGuard + a.bytes, kGuardByte, kMemoryGuard);
     }
 }
 
-Status submit(Launch launch, Stream stream) {
+Status submit(const Launch& launch, Stream stream) {
   if (!launch.grid.x || !launch.grid.y || !launch.grid.z) return 0;
-  return submit(stream, [launch = std::move(launch)] {
-    run(launch);
+  std::vector<std::max_align_t> call(launch.call_bytes / sizeof(std::max_align_t) + 1);  // a graph outlives the caller
+  std::memcpy(call.data(), launch.call, launch.call_bytes);
+  return submit(stream, [launch, call] {
+    Launch now = launch;
+    now.call = call.data();
+    run(now);
     check_memory_guards();
     return *fault() ? kFailure : 0;
   });
@@ -114,8 +119,8 @@ Status memory_info(size_t* free, size_t* total) {
 Status allocate(void** p, size_t bytes) {
   *p = nullptr;
   void* block = nullptr;
-  if (bytes > size_t(1) << 40 || posix_memalign(&block, 256, bytes + 2 * kMemoryGuard)) return kOutOfMemory;
-  auto* guarded = static_cast<unsigned char*>(block);
+  if (bytes > size_t(1) << 40 || posix_memalign(&block, 256, bytes + 2 * (kMemoryGuard + kGap))) return kOutOfMemory;
+  auto* guarded = static_cast<unsigned char*>(block) + kGap;
   std::memset(guarded, kGuardByte, kMemoryGuard);
   std::memset(guarded + kMemoryGuard, 0xff, bytes);  // NaN in every float type
   std::memset(guarded + kMemoryGuard + bytes, kGuardByte, kMemoryGuard);
@@ -135,7 +140,7 @@ Status release(void* p) {
     clear_fault();
     report("global memory was written outside of the %zu bytes at %p", it->second.bytes, p);
   }
-  std::free(it->second.block);
+  std::free(it->second.guarded - kGap);
   allocations.erase(it);
   return sound ? 0 : kFailure;
 }
@@ -216,3 +221,14 @@ Status graph_destroy(Graph graph) {
 }
 
 }  // namespace fastnn::gpu
+
+// For tests that have loaded an emulated library.
+extern "C" __attribute__((visibility("default"))) void fastnn_emulate_configure(int schedule, int copies,
+                                                                                uint64_t seed) {
+  using namespace fastnn::emulate;
+  std::lock_guard lock(mutex);
+  options = {Schedule(schedule), Copies(copies), seed};
+}
+extern "C" __attribute__((visibility("default"))) void fastnn_emulate_stats(fastnn::emulate::Stats* counts) {
+  *counts = fastnn::emulate::stats;
+}
