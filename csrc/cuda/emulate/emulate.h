@@ -2,8 +2,10 @@
 // block are fibres (block.cpp), PTX instructions do what the PTX ISA manual says (ptx.cpp), and what a GPU would leave
 // undefined is reported (check.cpp): the launch fails, fault() says why.
 #pragma once
-#include <algorithm>
-#include <cmath>
+#include <math.h>
+
+#include <cfloat>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -232,31 +234,31 @@ inline int __all_sync(unsigned mask, int p, EMULATE_SITE) {
 }
 
 template <class T>
-T atomicAdd(T* p, T v) {
+T atomicAdd(T* p, std::type_identity_t<T> v) {
   return fastnn::emulate::atomic_add(p, v);
 }
 template <class T>
-T atomicMax(T* p, T v) {
+T atomicMax(T* p, std::type_identity_t<T> v) {
   return fastnn::emulate::atomic_max(p, v);
 }
 template <class T>
-T atomicMin(T* p, T v) {
+T atomicMin(T* p, std::type_identity_t<T> v) {
   return fastnn::emulate::atomic_min(p, v);
 }
 template <class T>
-T atomicOr(T* p, T v) {
+T atomicOr(T* p, std::type_identity_t<T> v) {
   return fastnn::emulate::atomic_or(p, v);
 }
 template <class T>
-T atomicAnd(T* p, T v) {
+T atomicAnd(T* p, std::type_identity_t<T> v) {
   return fastnn::emulate::atomic_and(p, v);
 }
 template <class T>
-T atomicExch(T* p, T v) {
+T atomicExch(T* p, std::type_identity_t<T> v) {
   return fastnn::emulate::atomic_exchange(p, v);
 }
 template <class T>
-T atomicCAS(T* p, T expected, T v) {
+T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
   return fastnn::emulate::atomic_compare_exchange(p, expected, v);
 }
 
@@ -273,16 +275,32 @@ void __stcs(T* p, T v) {
   *p = v;
 }
 
-using std::max;
-using std::min;
-inline float __expf(float x) { return std::exp(x); }
-inline float __logf(float x) { return std::log(x); }
-inline float __log2f(float x) { return std::log2(x); }
+template <class A, class B>
+constexpr auto min(A a, B b) {
+  using T = std::common_type_t<A, B>;
+  return T(b) < T(a) ? T(b) : T(a);
+}
+template <class A, class B>
+constexpr auto max(A a, B b) {
+  using T = std::common_type_t<A, B>;
+  return T(a) < T(b) ? T(b) : T(a);
+}
+
+inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __log2f(float x) { return log2f(x); }
+inline float __powf(float x, float y) { return powf(x, y); }
+inline float __sinf(float x) { return sinf(x); }
+inline float __cosf(float x) { return cosf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float x) { return 1 / x; }
-inline float __fsqrt_rn(float x) { return std::sqrt(x); }
-inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
-inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __fsqrt_rn(float x) { return sqrtf(x); }
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
 inline unsigned __float_as_uint(float x) {
   unsigned u;
@@ -296,7 +314,19 @@ inline float __uint_as_float(unsigned u) {
   return x;
 }
 inline float __int_as_float(int i) { return __uint_as_float(unsigned(i)); }
+inline int __float2int_rn(float x) { return int(rintf(x)); }
+inline int __float2int_rd(float x) { return int(floorf(x)); }
+inline int __float2int_rz(float x) { return int(x); }
+inline float __int2float_rn(int x) { return float(x); }
+inline float __uint2float_rn(unsigned x) { return float(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
+inline unsigned __funnelshift_l(unsigned lo, unsigned hi, unsigned n) {
+  return unsigned(((uint64_t(hi) << 32 | lo) << n % 32) >> 32);
+}
+inline unsigned __funnelshift_r(unsigned lo, unsigned hi, unsigned n) {
+  return unsigned((uint64_t(hi) << 32 | lo) >> n % 32);
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }

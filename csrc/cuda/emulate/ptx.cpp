@@ -1,5 +1,6 @@
 // PTX instructions as the PTX ISA manual has them, atomics, and the accesses that wrappers make.
 #include <algorithm>
+#include <cmath>
 
 #include "check.h"
 

@@ -1,6 +1,7 @@
 // runtime.h of the GPU on the CPU: device memory is host memory with guards, streams run at once, graphs are lists.
 #include "runtime.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

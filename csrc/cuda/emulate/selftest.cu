@@ -4,6 +4,7 @@
 //   selftest               tries all faults of this build; a line per kernel: name, fault or clean, ok or WRONG,
 //   message selftest KERNEL fault|clean   one launch of one kernel: for AddressSanitizer, which ends the process
 //   selftest --list        the kernels, and whether AddressSanitizer must report the fault
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <string_view>
