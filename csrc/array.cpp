@@ -29,6 +29,8 @@ StoragePtr::~StoragePtr() {
   if (!p_ || p_->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   if (p_->release)
     p_->release(p_->owner);
+  else if (p_->device.on_cuda())
+    cuda::release(p_->device, p_->owner, p_->data, p_->bytes);
   else
     deallocate(p_->data, p_->bytes);
   delete p_;
@@ -46,12 +48,15 @@ int64_t checked_numel(const Dims& shape) {
   return n;
 }
 
-Array make(const Dims& shape, const Dims& strides, DType dtype) {
+Array make(const Dims& shape, const Dims& strides, DType dtype, Device device) {
   int64_t n = checked_numel(shape);
   Array a;
   size_t bytes = size_t(n) * size_of(dtype);
-  void* data = allocate(bytes);
+  gpu::Stream stream = device.on_cuda() ? cuda::stream(device) : nullptr;
+  void* data = device.on_cuda() ? cuda::allocate(device, stream, bytes) : allocate(bytes);
   auto* s = new Storage;
+  s->device = device;
+  s->owner = stream;
   s->data = data;
   s->bytes = bytes;
   a.storage = StoragePtr(s);
@@ -76,29 +81,35 @@ Dims contiguous_strides(const Dims& shape) {
 
 Dims channels_last_strides(const Dims& x) { return {x[1] * x[2] * x[3], 1, x[3] * x[1], x[1]}; }
 
-Array Array::empty(const Dims& shape, DType dtype) {
+Array Array::empty(const Dims& shape, DType dtype, Device device) {
   checked_numel(shape);
-  return make(shape, contiguous_strides(shape), dtype);
+  return make(shape, contiguous_strides(shape), dtype, device);
 }
 
-Array Array::zeros(const Dims& shape, DType dtype) {
-  Array a = empty(shape, dtype);
-  if (a.storage->bytes) std::memset(a.data, 0, a.storage->bytes);
+Array Array::zeros(const Dims& shape, DType dtype, Device device) {
+  Array a = empty(shape, dtype, device);
+  size_t bytes = a.storage->bytes;
+  if (bytes && device.on_cuda())
+    cuda::check("zeros", cuda::launchers().fill(a.data, 0, bytes, cuda::stream(device)));
+  else if (bytes)
+    std::memset(a.data, 0, bytes);
   return a;
 }
 
 Array Array::empty_like(const Array& like, DType dtype) {
-  return like.is_dense() ? make(like.shape, like.strides, dtype) : empty(like.shape, dtype);
+  return like.is_dense() ? make(like.shape, like.strides, dtype, like.device())
+                         : empty(like.shape, dtype, like.device());
 }
 
-Array Array::empty_channels_last(const Dims& nchw, DType dtype) {
+Array Array::empty_channels_last(const Dims& nchw, DType dtype, Device device) {
   checked_numel(nchw);
-  return make(nchw, channels_last_strides(nchw), dtype);
+  return make(nchw, channels_last_strides(nchw), dtype, device);
 }
 
 Array Array::borrow(void* data, const Dims& shape, const Dims& strides, DType dtype, bool writable,
-                    void (*release)(void*), void* owner) {
+                    void (*release)(void*), void* owner, Device device) {
   auto* s = new Storage;
+  s->device = device;
   s->data = data;
   s->writable = writable;
   s->release = release;
@@ -159,7 +170,7 @@ bool Array::is_dense() const {
 
 Array Array::contiguous() const {
   if (is_contiguous()) return *this;
-  Array out = empty(shape, dtype);
+  Array out = empty(shape, dtype, device());
   copy(*this, out);
   return out;
 }
@@ -168,14 +179,14 @@ Array Array::dense() const { return is_dense() ? *this : contiguous(); }
 
 Array Array::channels_last() const {
   if (is_channels_last()) return *this;
-  Array out = empty_channels_last(shape, dtype);
+  Array out = empty_channels_last(shape, dtype, device());
   copy(*this, out);
   return out;
 }
 
 Array Array::with_layout_of(const Array& o) const {
   if (same_layout(o) || (is_contiguous() && o.is_contiguous())) return *this;
-  Array out = make(o.shape, o.strides, dtype);
+  Array out = make(o.shape, o.strides, dtype, device());
   copy(*this, out);
   return out;
 }
@@ -295,10 +306,70 @@ void copy_typed(const Array& src, Array& dst) {
   });
 }
 
+void copy_on_device(const Array& src, Array& dst) {
+  CopyPlan p = plan_copy(src, dst);
+  bool flat = p.n == 1 && p.from[0] == 1 && p.to[0] == 1;
+  const gpu::Launchers& l = cuda::launchers();
+  gpu::Stream stream = cuda::stream(dst.device());
+  if (src.dtype != dst.dtype && !flat) {  // order first, then dtype, then gaps
+    Array ordered = dst.is_dense() ? make(dst.shape, dst.strides, src.dtype, src.device())
+                                   : Array::empty(dst.shape, src.dtype, src.device());
+    copy_on_device(src, ordered);
+    Array converted = dst.is_dense() ? dst : Array::empty(dst.shape, dst.dtype, dst.device());
+    copy_on_device(ordered, converted);
+    if (converted.data != dst.data) copy_on_device(converted, dst);
+  } else if (src.dtype != dst.dtype) {
+    cuda::check("copy", l.convert_elements(p.size[0], dst.dtype, dst.data, src.dtype, src.data, stream));
+  } else if (flat) {
+    cuda::check("copy", l.copy_device(dst.data, src.data, size_t(p.size[0]) * size_of(dst.dtype), stream));
+  } else {
+    gpu::Loop<2> loop;
+    loop.n = p.n;
+    for (int i = 0; i < p.n; ++i) {
+      loop.size[i] = p.size[i];
+      loop.stride[0][i] = p.to[i];
+      loop.stride[1][i] = p.from[i];
+    }
+    cuda::check("copy", l.copy_elements(loop, dst.dtype, dst.data, src.data, stream));
+  }
+}
+
+// Between devices one run of bytes crosses: dtype and order of the elements change on the side of `src`, gaps are left
+// on that of `dst`.
+void transfer(const Array& src, Array& dst) {
+  Array to = dst.is_dense() ? dst : Array::empty(dst.shape, dst.dtype, dst.device());
+  Array from = src;
+  if (src.dtype != to.dtype || !(src.same_layout(to) && to.is_dense())) {
+    from = make(to.shape, to.strides, to.dtype, src.device());
+    copy(src, from);
+  }
+  size_t bytes = size_t(to.numel()) * size_of(to.dtype);
+  const gpu::Launchers& l = cuda::launchers();
+  if (!src.on_cuda()) {
+    cuda::check("copy", l.copy_to_device(to.data, from.data, bytes, cuda::stream(dst.device())));
+  } else if (!dst.on_cuda()) {
+    cuda::check("copy", l.copy_to_host(to.data, from.data, bytes, cuda::stream(src.device())));
+  } else {  // streams of two GPUs know nothing of each other
+    cuda::synchronize(dst.device());
+    cuda::check("copy", l.copy_device(to.data, from.data, bytes, cuda::stream(src.device())));
+    cuda::synchronize(src.device());
+  }
+  if (to.data != dst.data) copy(to, dst);
+}
+
 }  // namespace
+
+Array to_device(const Array& a, Device device) {
+  if (a.device() == device) return a;
+  Array out = a.is_dense() ? make(a.shape, a.strides, a.dtype, device) : Array::empty(a.shape, a.dtype, device);
+  copy(a, out);
+  return out;
+}
 
 void copy(const Array& src, Array& dst) {
   if (dst.numel() == 0) return;
+  if (src.device() != dst.device()) return transfer(src, dst);
+  if (src.on_cuda()) return copy_on_device(src, dst);
   visit(src.dtype, [&]<class S>(S*) { visit(dst.dtype, [&]<class D>(D*) { copy_typed<S, D>(src, dst); }); });
 }
 

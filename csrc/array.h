@@ -1,10 +1,12 @@
-// Array: dtype, shape, strides and shared storage. What ops take and return; checked once at the Python boundary.
+// Array: dtype, device, shape, strides and shared storage. What ops take and return; checked once at the Python
+// boundary.
 #pragma once
 #include <atomic>
 #include <initializer_list>
 #include <optional>
 #include <span>
 
+#include "device.h"
 #include "dtype.h"
 #include "error.h"
 #include "memory.h"
@@ -46,8 +48,9 @@ struct Storage {
   void* data = nullptr;
   size_t bytes = 0;
   bool writable = true;
+  Device device;
   void (*release)(void* owner) = nullptr;  // for borrowed memory; nullptr: give `data` back to the allocator
-  void* owner = nullptr;
+  void* owner = nullptr;                   // for memory of our GPU allocator: the stream that it belongs to
 };
 
 class StoragePtr {
@@ -80,14 +83,17 @@ class Array {
   Dims strides;  // in elements; may be zero or negative for borrowed views
 
   // Uninitialised. Throws ValueError for a negative or overflowing shape.
-  static Array empty(const Dims& shape, DType dtype);
-  static Array zeros(const Dims& shape, DType dtype);
-  // Same shape and, where `like` is dense in memory, the same strides (so channels_last stays channels_last).
+  static Array empty(const Dims& shape, DType dtype, Device device = {});
+  static Array zeros(const Dims& shape, DType dtype, Device device = {});
+  // Same device, shape and, where `like` is dense in memory, the same strides (so channels_last stays channels_last).
   static Array empty_like(const Array& like, DType dtype);
   static Array empty_like(const Array& like) { return empty_like(like, like.dtype); }
-  static Array empty_channels_last(const Dims& nchw, DType dtype);
+  static Array empty_channels_last(const Dims& nchw, DType dtype, Device device = {});
   static Array borrow(void* data, const Dims& shape, const Dims& strides, DType dtype, bool writable,
-                      void (*release)(void*), void* owner);
+                      void (*release)(void*), void* owner, Device device = {});
+
+  Device device() const { return storage->device; }
+  bool on_cuda() const { return storage->device.on_cuda(); }
 
   int ndim() const { return shape.n; }
   int64_t numel() const;
@@ -116,9 +122,10 @@ class Array {
 Dims contiguous_strides(const Dims& shape);
 Dims channels_last_strides(const Dims& nchw);
 
-// Copies the elements of src to dst (same shape, any strides), converting the dtype.
+// Copies the elements of src to dst (same shape, any strides, any devices), converting the dtype.
 void copy(const Array& src, Array& dst);
 Array astype(const Array& a, DType dtype);
+Array to_device(const Array& a, Device device);  // itself, or a copy in the same layout
 
 // Shape that both broadcast to. Throws ValueError that names op.
 Dims broadcast_shapes(const char* op, const Dims& a, const Dims& b);

@@ -31,6 +31,7 @@
 namespace py = pybind11;
 using namespace fastnn;
 using python::add;
+using python::Devices;
 
 namespace {
 
@@ -42,13 +43,14 @@ py::object take(PyObject* o) {
 void bind_ops(PyObject* m) {
   bool ok = true;
   // elementwise
-  ok &= add<ops::clone>(m, "clone", "input");
-  ok &= add<ops::astype>(m, "astype", "input, dtype");
-  ok &= add<ops::assign>(m, "assign", "target, source");
-  ok &= add<ops::may_overlap>(m, "may_overlap", "a, b");
-  ok &= add<ops::empty>(m, "empty", "shape, dtype");
-  ok &= add<ops::full>(m, "full", "shape, value, dtype");
-  ok &= add<ops::fill>(m, "fill", "target, value");
+  ok &= add<ops::clone, Devices::same>(m, "clone", "input");
+  ok &= add<ops::astype, Devices::same>(m, "astype", "input, dtype");
+  ok &= add<ops::assign, Devices::any>(m, "assign", "target, source");
+  ok &= add<ops::may_overlap, Devices::same>(m, "may_overlap", "a, b");
+  ok &= add<ops::to_device, Devices::any>(m, "to_device", "input, device");
+  ok &= add<ops::empty>(m, "empty", "shape, dtype, device");
+  ok &= add<ops::full>(m, "full", "shape, value, dtype, device");
+  ok &= add<ops::fill, Devices::same>(m, "fill", "target, value");
   ok &= add<ops::arithmetic<Binary::add>>(m, "add", "input, other");
   ok &= add<ops::arithmetic<Binary::sub>>(m, "sub", "input, other");
   ok &= add<ops::arithmetic<Binary::mul>>(m, "mul", "input, other");
@@ -80,18 +82,18 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::max_along>(m, "max_along", "input, dim, keepdim");
   ok &= add<ops::min_along>(m, "min_along", "input, dim, keepdim");
   // shape
-  ok &= add<ops::reshape>(m, "reshape", "input, shape");
-  ok &= add<ops::view>(m, "view", "input, shape");
-  ok &= add<ops::permute>(m, "permute", "input, dims");
-  ok &= add<ops::transpose>(m, "transpose", "input, dim0, dim1");
-  ok &= add<ops::expand>(m, "expand", "input, shape");
-  ok &= add<ops::contiguous>(m, "contiguous", "input, channels_last");
-  ok &= add<ops::concatenate>(m, "cat", "tensors, dim");
+  ok &= add<ops::reshape, Devices::same>(m, "reshape", "input, shape");
+  ok &= add<ops::view, Devices::same>(m, "view", "input, shape");
+  ok &= add<ops::permute, Devices::same>(m, "permute", "input, dims");
+  ok &= add<ops::transpose, Devices::same>(m, "transpose", "input, dim0, dim1");
+  ok &= add<ops::expand, Devices::same>(m, "expand", "input, shape");
+  ok &= add<ops::contiguous, Devices::same>(m, "contiguous", "input, channels_last");
+  ok &= add<ops::concatenate, Devices::same>(m, "cat", "tensors, dim");
   // activation
-  ok &= add<ops::activation>(m, "activation", "function, input, a, b");
-  ok &= add<ops::activation_backward>(m, "activation_backward", "function, saved, grad, a, b");
+  ok &= add<ops::activation, Devices::same>(m, "activation", "function, input, a, b");
+  ok &= add<ops::activation_backward, Devices::same>(m, "activation_backward", "function, saved, grad, a, b");
   // pooling
-  ok &= add<ops::is_channels_last>(m, "is_channels_last", "input");
+  ok &= add<ops::is_channels_last, Devices::same>(m, "is_channels_last", "input");
   ok &= add<ops::max_pool2d>(m, "max_pool2d", "input, kernel_size, stride, padding, dilation, ceil_mode");
   ok &= add<ops::max_pool2d_positions>(m, "max_pool2d_positions",
                                        "input, kernel_size, stride, padding, dilation, ceil_mode");
@@ -214,6 +216,8 @@ void bind_ops(PyObject* m) {
 
 void bind_runtime(py::module_& m) {
   m.attr("compiler") = FASTNN_COMPILER;
+  m.attr("cuda_build") = FASTNN_CUDA_BUILD;      // what made the GPU kernels, or ""
+  m.attr("cuda_missing") = FASTNN_CUDA_MISSING;  // why there are none
   m.def("set_num_threads", &set_num_threads);
   m.def("get_num_threads", &num_threads);
   m.def("set_isa", &set_isa);
@@ -252,8 +256,54 @@ void bind_runtime(py::module_& m) {
     d["requests"] = s.requests;
     return d;
   });
-  m.def("empty_cache", &empty_cache);
+  m.def("empty_cache", [] {
+    empty_cache();
+    cuda::empty_cache();
+  });
   m.def("set_cache_limit", &set_cache_limit);
+}
+
+void bind_cuda(py::module_& m) {
+  m.def("load_cuda", &cuda::load, "Opens the library of GPU kernels at this path. RuntimeError where it is no use.");
+  m.def("cuda_loaded", &cuda::loaded);
+  m.def("cuda_device_count", &cuda::device_count, "GPUs that can be used; 0 where no library is loaded.");
+  m.def("cuda_emulated", &cuda::emulated);
+  m.def("cuda_info", [](int index) {
+    const gpu::DeviceInfo& i = cuda::info(index);
+    py::dict d;
+    d["name"] = i.name;
+    d["capability"] = py::make_tuple(i.major, i.minor);
+    d["multiprocessors"] = i.multiprocessors;
+    d["memory"] = i.memory;
+    d["shared_per_block"] = i.shared_per_block;
+    d["l2"] = i.l2;
+    return d;
+  });
+  m.def("cuda_memory_stats", [](int index) {
+    cuda::MemoryStats s = cuda::memory_stats(index);
+    py::dict d;
+    d["in_use"] = s.in_use;
+    d["idle"] = s.idle;
+    d["peak"] = s.peak;
+    d["requests"] = s.requests;
+    d["hits"] = s.hits;
+    return d;
+  });
+  m.def("current_stream", [](const std::string& device) {  // a cudaStream_t as a number; 0 is the default stream
+    return reinterpret_cast<uintptr_t>(cuda::stream(parse_device(device)));
+  });
+  m.def("stream_wait", [](py::handle tensor, int64_t consumer) {
+    if (!python::is_tensor(tensor.ptr())) throw py::type_error("stream_wait: expected a Tensor");
+    cuda::order(python::as_tensor(tensor.ptr())->array.device(), consumer);
+  });
+  m.def("cuda_synchronize", [](const std::string& device) {
+    Device d = parse_device(device);
+    py::gil_scoped_release free;
+    if (d.on_cuda()) cuda::synchronize(d);
+  });
+  m.def("set_implicit_device", &python::set_implicit_device,
+        "For tests: numpy arrays that ops take go to this device, numpy results and .numpy() come back from it.");
+  m.def("get_implicit_device", [] { return to_text(python::implicit_device); });
 }
 
 void bind_tensor(py::module_& m) {
@@ -303,5 +353,6 @@ PYBIND11_MODULE(_C, m) {
   });
   bind_tensor(m);
   bind_runtime(m);
+  bind_cuda(m);
   bind_ops(m.ptr());
 }

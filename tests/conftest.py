@@ -1,17 +1,47 @@
 """Fixtures shared by all tests."""
 
+import cuda_builds
 import numpy as np
 import pytest
-from fastnn import _C
+from fastnn import _C, backends
 
 
-@pytest.fixture(params=_C.available_isas())
+def pytest_generate_tests(metafunc):
+    """The fixture `isa` takes every instruction set that this machine has, and "cuda" for the tests of a module that it
+    names in ON_CUDA; True names all."""
+    if "isa" in metafunc.fixturenames:
+        on_cuda = getattr(metafunc.module, "ON_CUDA", ())
+        params = list(_C.available_isas())
+        if on_cuda is True or metafunc.function.__name__ in on_cuda:
+            params.append(pytest.param("cuda", marks=pytest.mark.full))
+        metafunc.parametrize("isa", params, indirect=True)
+
+
+@pytest.fixture
 def isa(request):
-    """Runs the test on every instruction set that this machine has."""
+    """Runs the test on an instruction set, or with numpy arrays and new tensors on a GPU, from which results come back.
+
+    The GPU is emulated where there is none.
+    """
+    if request.param == "cuda":
+        request.getfixturevalue("gpu")
+        _C.set_implicit_device("cuda")
+        yield "cuda"
+        _C.set_implicit_device("cpu")
+        return
     before = _C.get_isa()
     _C.set_isa(request.param)
     yield request.param
     _C.set_isa(before)
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """A GPU that can be used: a real one, or the emulated one."""
+    if not backends.is_available():
+        if cuda_builds.host_compiler() is None:
+            pytest.skip("no GPU, and no C++ compiler to emulate one")
+        _C.load_cuda(str(cuda_builds.emulated_library()))
 
 
 @pytest.fixture

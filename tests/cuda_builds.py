@@ -80,6 +80,11 @@ def emulated(name: str, sources: Sequence[Path], mode: str, *, shared: bool = Tr
     return _built(f"lib{name}.so" if shared else name, link, objects)
 
 
+def emulated_library(mode: str = "plain") -> Path:
+    """All kernels of the library, emulated: what `_C.load_cuda` takes."""
+    return emulated("_cuda", sorted(set(CUDA.glob("*.cu")) - {CUDA / "runtime.cu"}), mode)
+
+
 def sanitizer_environment() -> dict[str, str]:
     """Environment variables under which Python can load a library of the "sanitize" mode."""
     find = [host_compiler() or "c++", "-print-file-name=libasan.so"]
@@ -193,7 +198,9 @@ def _tool(name: str) -> str | None:
 
 @functools.cache
 def _headers() -> tuple[Path, ...]:
-    return tuple(sorted([*CUDA.rglob("*.h"), *CUDA.rglob("*.inc"), *CSRC.glob("*.h"), *(CSRC / "kernels").glob("*")]))
+    shared = ((CSRC / folder).glob("*") for folder in ("kernels", "simd"))
+    folders = (CUDA.rglob("*.h"), CUDA.rglob("*.inc"), CSRC.glob("*.h"), *shared)
+    return tuple(sorted(path for folder in folders for path in folder))
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fastnn import _C, reference
 
+ON_CUDA = True
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {np.dtype(np.float32): 1e-6, BF16: 1e-2, np.dtype(np.float16): 2e-3, np.dtype(np.float64): 1e-14}
 SIZES = (0, 1, 7, 8, 9, 15, 16, 17, 31, 33)

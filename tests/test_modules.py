@@ -143,7 +143,7 @@ def test_assignment_registers_and_reregisters():
         (lambda m: m.add_module("x", 3), TypeError, "expected a fastnn.Module"),
         (lambda m: m.add_module("training", Module()), KeyError, "already"),
         (lambda m: m.train("yes"), ValueError, "mode is 'yes'"),
-        (lambda m: m.to("cuda"), NotImplementedError, "cuda"),
+        (lambda m: m.to("cuda:99"), RuntimeError, "cuda:99"),
         (lambda m: m.to(np.int64), NotImplementedError, "int64"),
         (lambda m: Module()(3), NotImplementedError, "no forward"),
         (lambda m: fastnn.ModuleList()(3), NotImplementedError, "ModuleList has no forward"),

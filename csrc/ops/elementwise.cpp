@@ -181,6 +181,12 @@ void fill_typed(const Array& target, T value) {
   });
 }
 
+void fill_on_device(const Array& target, const Array& number) {
+  gpu::Stream stream = cuda::stream(target.device());
+  cuda::check("fill_", cuda::launchers().fill_elements(Loops<1>(target.shape, {&target.strides}).on_device(),
+                                                       target.dtype, target.data, number.data, stream));
+}
+
 }  // namespace
 
 bool may_overlap(const Array& a, const Array& b) {
@@ -238,7 +244,7 @@ Dims common_shape(const char* op, const Operand& a, const Operand& b) {
 Array output_for(const Operand& a, const Operand& b, const Dims& shape, DType dtype) {
   for (const Operand* o : {&a, &b})
     if (o->array && o->array->shape == shape && o->array->is_dense()) return Array::empty_like(*o->array, dtype);
-  return Array::empty(shape, dtype);
+  return Array::empty(shape, dtype, (a.array ? a : b).array->device());
 }
 
 void check_writable(const char* op, const Array& target) {
@@ -291,10 +297,12 @@ Array clone(const Array& x) {
 
 Array astype(const Array& x, DType dtype) { return fastnn::astype(x, dtype); }
 
-Array empty(const Dims& shape, DType dtype) { return Array::empty(shape, dtype); }
+Array to_device(const Array& x, Device device) { return fastnn::to_device(x, device); }
 
-Array full(const Dims& shape, const Operand& value, DType dtype) {
-  Array out = Array::empty(shape, dtype);
+Array empty(const Dims& shape, DType dtype, Device device) { return Array::empty(shape, dtype, device); }
+
+Array full(const Dims& shape, const Operand& value, DType dtype, Device device) {
+  Array out = Array::empty(shape, dtype, device);
   fill(out, value);
   return out;
 }
@@ -303,7 +311,10 @@ void fill(const Array& target, const Operand& value) {
   check_writable("fill_", target);
   require<TypeError>(!value.array, "fill_: value is a tensor; expected a number");
   bool zero = value.integer == 0 && value.number == 0 && !std::signbit(value.number);
-  if (zero && target.is_dense() && target.numel() > 0) {
+  if (target.on_cuda()) {
+    Array number = scalar_array("fill_", value, target.dtype);
+    if (target.numel()) fill_on_device(target, number);
+  } else if (zero && target.is_dense() && target.numel() > 0) {
     size_t item = size_of(target.dtype);
     parallel_for(target.numel(), 65536, [&](int64_t begin, int64_t end) {
       std::memset(target.data + size_t(begin) * item, 0, size_t(end - begin) * item);

@@ -9,8 +9,9 @@ namespace fastnn::ops {
 
 Array clone(const Array& x);  // a dense copy, layout kept
 Array astype(const Array& x, DType dtype);
-Array empty(const Dims& shape, DType dtype);
-Array full(const Dims& shape, const Operand& value, DType dtype);
+Array to_device(const Array& x, Device device);  // itself, or a copy, layout kept
+Array empty(const Dims& shape, DType dtype, Device device);
+Array full(const Dims& shape, const Operand& value, DType dtype, Device device);
 
 // y = f(a, b) with numpy's broadcasting; the layout of the first operand that has the result's shape is kept.
 template <Binary f>

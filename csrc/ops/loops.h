@@ -36,6 +36,14 @@ struct Loops {
     for (int k = 0; k < K; ++k) stride[k][0] = 1;
   }
 
+  gpu::Loop<K> on_device() const {
+    gpu::Loop<K> loop;
+    loop.n = n;
+    std::copy_n(size, n, loop.size);
+    for (int k = 0; k < K; ++k) std::copy_n(stride[k], n, loop.stride[k]);
+    return loop;
+  }
+
   int64_t step(int k) const { return stride[k][n - 1]; }  // of the innermost loop
 
   // Calls f(offsets, count) for pieces of the innermost loop; offsets are in elements, one per operand.

@@ -117,7 +117,8 @@ Array concatenate(const std::vector<Array>& tensors, int64_t dim) {
   }
   bool channels_last = true;
   for (const Array& part : parts) channels_last &= part.is_channels_last();
-  Array out = channels_last ? Array::empty_channels_last(shape, first.dtype) : Array::empty(shape, first.dtype);
+  Array out = channels_last ? Array::empty_channels_last(shape, first.dtype, first.device())
+                            : Array::empty(shape, first.dtype, first.device());
   int64_t begin = 0;
   for (const Array& part : parts) {
     Array to = out.view(part.shape, out.strides, begin * out.stride(axis));

@@ -50,6 +50,10 @@ struct Annotation<DType> {
   static std::string text() { return "DTypeLike"; }
 };
 template <>
+struct Annotation<Device> {
+  static std::string text() { return "str"; }
+};
+template <>
 struct Annotation<Dims> {
   static std::string text() { return "Sequence[int]"; }
 };

@@ -25,7 +25,8 @@ template <class Managed>
 Managed* make_export(Array array) {
   auto* e = new Export<Managed>{{}, std::move(array)};
   Array& a = e->array;
-  e->managed.tensor = {a.data, {kDLCpu, 0}, a.ndim(), kCodes[int(a.dtype)], a.shape.d, a.strides.d, 0};
+  DLDevice device = {a.on_cuda() ? kDLCuda : kDLCpu, a.device().index};
+  e->managed.tensor = {a.data, device, a.ndim(), kCodes[int(a.dtype)], a.shape.d, a.strides.d, 0};
   set_version(e->managed, a);
   e->managed.context = e;
   e->managed.deleter = [](Managed* m) { delete static_cast<Export<Managed>*>(m->context); };
@@ -51,9 +52,12 @@ PyObject* adopt(PyObject* capsule, const char* name, const char* used_name, bool
   auto* m = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
   if (!m) return nullptr;
   const DLTensor& t = m->tensor;
-  if (t.device.type != kDLCpu) {
-    PyErr_Format(PyExc_NotImplementedError, "from_dlpack: device type %d is not supported; expected a CPU tensor",
-                 int(t.device.type));
+  std::optional<Device> device = device_from_dlpack(t.device);
+  if (!device) {
+    PyErr_Format(PyExc_NotImplementedError,
+                 "from_dlpack: device (%d, %d) is not supported; expected the CPU, or one of the %d GPUs that "
+                 "`python -m fastnn.info` shows",
+                 int(t.device.type), int(t.device.id), cuda::device_count());
     return nullptr;
   }
   std::optional<DType> dtype = dtype_from_dlpack(t.dtype);
@@ -78,7 +82,7 @@ PyObject* adopt(PyObject* capsule, const char* name, const char* used_name, bool
         m->deleter(m);
         PyGILState_Release(state);
       },
-      m);
+      m, *device);
   PyCapsule_SetName(capsule, used_name);
   return wrap(std::move(a));
 }
@@ -89,6 +93,12 @@ std::optional<DType> dtype_from_dlpack(const DLDataType& type) {
   for (int i = 0; i < kDTypes; ++i)
     if (kCodes[i].code == type.code && kCodes[i].bits == type.bits && type.lanes == 1) return DType(i);
   return std::nullopt;
+}
+
+std::optional<Device> device_from_dlpack(const DLDevice& device) {
+  if (device.type == kDLCpu) return Device();
+  if (device.type != kDLCuda || device.id < 0 || device.id >= cuda::device_count()) return std::nullopt;
+  return Device{Device::cuda, uint8_t(device.id)};
 }
 
 void read_layout(const DLTensor& tensor, Array& array) {

@@ -51,9 +51,11 @@ struct DLExchange {
   int (*current_stream)(int32_t device_type, int32_t device_id, void** out);
 };
 constexpr uint64_t kDLReadOnly = 1;
-constexpr int32_t kDLCpu = 1;
+constexpr int32_t kDLCpu = 1, kDLCuda = 2;
 
 std::optional<DType> dtype_from_dlpack(const DLDataType& type);
+// The CPU, or a GPU that is there.
+std::optional<Device> device_from_dlpack(const DLDevice& device);
 // Shape, strides and address of the elements. Throws ValueError for too many dimensions.
 void read_layout(const DLTensor& tensor, Array& array);
 // What the receiver frees with its deleter, which needs no GIL unless the memory is another library's.

@@ -27,6 +27,57 @@ struct Place {
                           "; expected ", expected));
 }
 
+// Which devices a function takes: one without GPU launchers must not touch memory of a GPU.
+enum class Devices {
+  cpu,
+  same,  // any, all tensors on the same
+  any    // any mixture
+};
+
+inline unsigned on_gpu(const Array& a) { return unsigned(a.device().kind); }
+inline unsigned on_gpu(const std::optional<Array>& a) { return a ? on_gpu(*a) : 0; }
+inline unsigned on_gpu(const Operand& o) { return o.array ? on_gpu(*o.array) : 0; }
+inline unsigned on_gpu(const std::vector<Array>& list) {
+  unsigned any = 0;
+  for (const Array& a : list) any |= on_gpu(a);
+  return any;
+}
+template <class T>
+unsigned on_gpu(const T&) {
+  return 0;
+}
+
+// The tensors of a call of which at least one is on a GPU.
+struct DeviceCheck {
+  const char* function;
+  const char* const* names;
+  Devices allowed;
+  int first = -1;
+  Device device = {};
+
+  void see(int index, const Array& a) {
+    if (a.on_cuda() && allowed == Devices::cpu)
+      throw NotImplementedError(message(function, ": argument '", names[index], "' is on ", a.device(),
+                                        ", for which there is no kernel; move it with .cpu()"));
+    if (first >= 0 && a.device() != device)
+      throw ValueError(message(function, ": argument '", names[first], "' is on ", device, " and '", names[index],
+                               "' on ", a.device(), "; expected one device: move one with .to(device)"));
+    first = index;
+    device = a.device();
+  }
+  void see(int index, const std::optional<Array>& a) {
+    if (a) see(index, *a);
+  }
+  void see(int index, const Operand& o) {
+    if (o.array) see(index, *o.array);
+  }
+  void see(int index, const std::vector<Array>& list) {
+    for (const Array& a : list) see(index, a);
+  }
+  template <class T>
+  void see(int, const T&) {}
+};
+
 template <class T>
 struct From;
 
@@ -94,6 +145,10 @@ template <>
 struct From<DType> {
   static DType get(PyObject* o, const Place&) { return dtype_from_object(o); }
 };
+template <>
+struct From<Device> {
+  static Device get(PyObject* o, const Place& at) { return parse_device(From<std::string_view>::get(o, at)); }
+};
 // A tensor, an int or a float.
 template <>
 struct From<Operand> {
@@ -160,11 +215,11 @@ PyObject* to_python(std::tuple<T...>&& t) {
   return out;
 }
 
-template <auto function>
+template <auto function, Devices devices>
 struct Fastcall;
 
-template <class R, class... Args, R (*function)(Args...)>
-struct Fastcall<function> {
+template <class R, class... Args, R (*function)(Args...), Devices devices>
+struct Fastcall<function, devices> {
   static inline const char* name;
   static inline std::vector<const char*> names;
   static inline std::string storage, doc;
@@ -196,6 +251,11 @@ struct Fastcall<function> {
     // References stay valid without the GIL: the caller's frame holds the argument objects.
     std::tuple<decltype(From<std::remove_cvref_t<Args>>::get(nullptr, std::declval<Place>()))...> v{
         From<std::remove_cvref_t<Args>>::get(args[I], Place{name, names.data(), int(I)})...};
+    if constexpr (devices != Devices::any)
+      if ((0u | ... | on_gpu(std::get<I>(v)))) [[unlikely]] {
+        DeviceCheck check{name, names.data(), devices};
+        (check.see(int(I), std::get<I>(v)), ...);
+      }
     if constexpr (std::is_void_v<R>) {
       {
         WithoutGil free;
@@ -212,9 +272,9 @@ struct Fastcall<function> {
 };
 
 // Adds `function` to `module` as `name`; `arguments` names its parameters: "input, weight, bias".
-template <auto function>
+template <auto function, Devices devices = Devices::cpu>
 bool add(PyObject* module, const char* name, const char* arguments) {
-  using Call = Fastcall<function>;
+  using Call = Fastcall<function, devices>;
   Call::name = name;
   Call::storage = arguments;
   Call::names.clear();

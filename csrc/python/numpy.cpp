@@ -43,6 +43,9 @@ void release_array(void* owner) {
 
 }  // namespace
 
+Device implicit_device;
+void set_implicit_device(const std::string& device) { implicit_device = parse_device(device); }
+
 void set_bfloat16(PyObject* dtype) { Py_XSETREF(dtypes().object[int(DType::bf16)], Py_NewRef(dtype)); }
 
 PyObject* dtype_object(DType t) { return dtypes().object[int(t)]; }
@@ -102,6 +105,17 @@ PyObject* from_numpy(PyObject* o) {
 
 PyObject* to_numpy(PyObject* tensor) {
   const Array& a = as_tensor(tensor)->array;
+  if (a.on_cuda()) [[unlikely]] {
+    if (a.device() != implicit_device) {
+      PyErr_Format(PyExc_TypeError, "numpy: the tensor is on %s; copy it to the CPU first: x.cpu().numpy()",
+                   to_text(a.device()).c_str());
+      return nullptr;
+    }
+    PyObject* host = move_to(a, Device());
+    PyObject* result = host ? to_numpy(host) : nullptr;
+    Py_XDECREF(host);
+    return result;
+  }
   auto& api = py::detail::npy_api::get();
   PyObject* descr = dtype_object(a.dtype);
   if (!descr) {

@@ -256,6 +256,10 @@ PyObject* op_call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject
     converted[size_t(i)] = args[i];
     if (Py_TYPE(args[i]) == tensor_type || !is_numpy(args[i])) continue;
     PyObject* t = from_numpy(args[i]);
+    if (t && implicit_device.on_cuda()) [[unlikely]] {
+      Array array = as_tensor(t)->array;  // without the GIL it must be ours
+      Py_SETREF(t, move_to(array, implicit_device));
+    }
     if (!t)
       ok = false;
     else

@@ -33,6 +33,20 @@ PyObject* wrap(Array array) {
   return reinterpret_cast<PyObject*>(self);
 }
 
+PyObject* move_to(const Array& array, Device device) {
+  try {
+    Array moved;
+    {
+      WithoutGil free;
+      moved = to_device(array, device);
+    }
+    return wrap(std::move(moved));
+  } catch (...) {
+    set_python_error();
+    return nullptr;
+  }
+}
+
 namespace {
 
 void dealloc(PyObject* o) {
@@ -61,6 +75,11 @@ PyObject* get_shape(PyObject* o, void*) { return tuple_of(as_tensor(o)->array.sh
 PyObject* get_strides(PyObject* o, void*) { return tuple_of(as_tensor(o)->array.strides); }
 PyObject* get_dtype(PyObject* o, void*) { return Py_NewRef(dtype_object(as_tensor(o)->array.dtype)); }
 PyObject* get_ndim(PyObject* o, void*) { return PyLong_FromLong(as_tensor(o)->array.ndim()); }
+PyObject* get_device(PyObject* o, void*) {
+  static PyObject* cpu = PyUnicode_InternFromString("cpu");
+  const Array& a = as_tensor(o)->array;
+  return a.on_cuda() ? PyUnicode_FromString(to_text(a.device()).c_str()) : Py_NewRef(cpu);
+}
 PyObject* get_requires_grad(PyObject* o, void*) { return PyBool_FromLong(as_tensor(o)->requires_grad); }
 PyObject* get_is_leaf(PyObject* o, void*) { return PyBool_FromLong(!as_tensor(o)->node); }
 PyObject* get_version(PyObject* o, void*) {
@@ -103,9 +122,11 @@ int set_grad(PyObject* o, PyObject* value, void*) {
     return -1;
   }
   const Array& g = as_tensor(value)->array;
-  if (!(g.shape == self->array.shape) || g.dtype != self->array.dtype || value == o) {
-    PyErr_Format(PyExc_ValueError, "grad: got shape %s and dtype %s; expected %s and %s", to_text(g.shape).c_str(),
-                 name(g.dtype), to_text(self->array.shape).c_str(), name(self->array.dtype));
+  if (!(g.shape == self->array.shape) || g.dtype != self->array.dtype || g.device() != self->array.device() ||
+      value == o) {
+    PyErr_Format(PyExc_ValueError, "grad: got shape %s, dtype %s and device %s; expected %s, %s and %s",
+                 to_text(g.shape).c_str(), name(g.dtype), to_text(g.device()).c_str(),
+                 to_text(self->array.shape).c_str(), name(self->array.dtype), to_text(self->array.device()).c_str());
     return -1;
   }
   Py_XSETREF(self->grad, Py_NewRef(value));
@@ -147,6 +168,12 @@ PyObject* method_item(PyObject* o, PyObject*) {
                  to_text(a.shape).c_str(), static_cast<long long>(a.numel()));
     return nullptr;
   }
+  if (a.on_cuda()) [[unlikely]] {
+    PyObject* host = move_to(a, Device());
+    PyObject* result = host ? method_item(host, nullptr) : nullptr;
+    Py_XDECREF(host);
+    return result;
+  }
   return visit(a.dtype, [&]<class T>(T* p) -> PyObject* {
     p = a.as<T>();
     if constexpr (std::is_same_v<T, bool>)
@@ -177,6 +204,7 @@ PyGetSetDef getset[] = {
     {"shape", get_shape, nullptr, "Sizes, a tuple of int.", nullptr},
     {"strides", get_strides, nullptr, "Steps in elements, a tuple of int.", nullptr},
     {"dtype", get_dtype, nullptr, "numpy.dtype of the elements.", nullptr},
+    {"device", get_device, nullptr, "Where the elements are: \"cpu\", or \"cuda:0\".", nullptr},
     {"ndim", get_ndim, nullptr, "Number of dimensions.", nullptr},
     {"requires_grad", get_requires_grad, set_requires_grad, "Whether operations on it are recorded.", nullptr},
     {"grad", get_grad, set_grad, "Gradient accumulated by backward(), or None.", nullptr},

@@ -28,22 +28,29 @@ PyObject* wrap(Array array);
 // A new tensor object on the same memory, without history.
 inline PyObject* alias(PyObject* tensor) { return wrap(as_tensor(tensor)->array); }
 
+// A new tensor with these elements on another device; null with an exception set.
+PyObject* move_to(const Array& array, Device device);
+
 // The Python exception for the C++ exception in flight.
 void set_python_error();
 
 bool add_tensor_type(PyObject* module);
 
+// For tests: where numpy arrays that ops take go, and from where .numpy() comes back; else numpy is on the CPU.
+extern Device implicit_device;
+void set_implicit_device(const std::string& device);
+
 // numpy: both directions share memory. numpy.cpp
 bool is_numpy(PyObject* o);
 bool is_dtype(PyObject* o);  // numpy.dtype
 PyObject* from_numpy(PyObject* array);
-PyObject* to_numpy(PyObject* tensor);
+PyObject* to_numpy(PyObject* tensor);  // TypeError for a tensor on a GPU
 PyObject* dtype_object(DType t);       // borrowed numpy.dtype
 DType dtype_from_object(PyObject* o);  // throws NotImplementedError
 void set_bfloat16(PyObject* dtype);    // numpy.dtype(ml_dtypes.bfloat16)
 
 // dlpack.cpp
-PyObject* to_dlpack(PyObject* tensor, bool versioned);
+PyObject* to_dlpack(PyObject* tensor, bool versioned);  // the caller sees to the order of streams
 PyObject* from_dlpack(PyObject* capsule);
 
 inline bool is_finalizing() {

@@ -235,7 +235,7 @@ FASTNN_INLINE void visit_activation(Activation kind, Body&& body) {
 
 // Out of line: one copy of all functions per kernel file.
 template <class V>
-__attribute__((noinline)) V apply_any_activation(Activation kind, V x, V a, V b) {
+FASTNN_OUTLINE V apply_any_activation(Activation kind, V x, V a, V b) {
   V y = x;
   visit_activation(kind, [&](auto fn) { y = fn.f(x, a, b); });
   return y;

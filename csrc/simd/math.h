@@ -18,7 +18,7 @@ struct Normal {
 };
 constexpr double kSqrtHalf = 0.70710678118654752440, kInvSqrt2Pi = 0.39894228040143267794;
 
-#if FASTNN_ISA_ID == 1 || FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3
+#if FASTNN_ISA_ID == 1 || FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3 || FASTNN_ISA_ID == 5
 
 // c[0] + c[1] x + ... by Horner's rule.
 template <int n>
@@ -27,6 +27,10 @@ FASTNN_INLINE F polynomial(F x, const float (&c)[n]) {
   for (int i = n - 2; i >= 0; --i) y = fma(y, x, F(c[i]));
   return y;
 }
+
+#endif
+
+#if FASTNN_ISA_ID == 1 || FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3
 
 // ln 2 = kLn2High + kLn2Low; n kLn2High is exact for |n| < 512.
 constexpr float kLog2e = 1.44269504f, kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
@@ -95,18 +99,6 @@ FASTNN_INLINE F tanh(F x) {
   return select(x == F(0.0f), x, y);
 }
 
-FASTNN_INLINE Normal<F> normal(F x) {
-  // exp(x^2 / 2) Phi(-x) = p / q for x in [0, 15]: all coefficients are positive, so that nothing cancels.
-  constexpr float p[] = {0.5f, 0.438496292f, 0.183384433f, 0.0406836197f, 0.0041238023f};
-  constexpr float q[] = {1.0f, 1.67487752f, 1.20312297f, 0.469864875f, 0.101985075f, 0.0103367222f};
-  F a = min(F(15.0f), abs(x));
-  F square = a * a, rest = fma(a, a, -square);  // x^2 in two parts: exp would amplify the rounding by x^2
-  F e = exp(F(-0.5f) * square);
-  e = fma(e, F(-0.5f) * rest, e);
-  F tail = e * (polynomial(a, p) / polynomial(a, q));
-  return {select(x > F(0.0f), F(1.0f) - tail, tail), e * F(float(kInvSqrt2Pi))};
-}
-
 #else
 
 // clang-format off
@@ -131,6 +123,22 @@ template <class T> FASTNN_INLINE Normal<Vec<T>> normal(Vec<T> a) {
           map(a, [](T x) { return T(kInvSqrt2Pi * ::exp(-0.5 * double(x) * double(x))); })};
 }
 // clang-format on
+
+#endif
+
+#if FASTNN_ISA_ID == 1 || FASTNN_ISA_ID == 2 || FASTNN_ISA_ID == 3 || FASTNN_ISA_ID == 5
+
+FASTNN_INLINE Normal<F> normal(F x) {
+  // exp(x^2 / 2) Phi(-x) = p / q for x in [0, 15]: all coefficients are positive, so that nothing cancels.
+  constexpr float p[] = {0.5f, 0.438496292f, 0.183384433f, 0.0406836197f, 0.0041238023f};
+  constexpr float q[] = {1.0f, 1.67487752f, 1.20312297f, 0.469864875f, 0.101985075f, 0.0103367222f};
+  F a = min(F(15.0f), abs(x));
+  F square = a * a, rest = fma(a, a, -square);  // x^2 in two parts: exp would amplify the rounding by x^2
+  F e = exp(F(-0.5f) * square);
+  e = fma(e, F(-0.5f) * rest, e);
+  F tail = e * (polynomial(a, p) / polynomial(a, q));
+  return {select(x > F(0.0f), F(1.0f) - tail, tail), e * F(float(kInvSqrt2Pi))};
+}
 
 #endif
 

@@ -20,7 +20,14 @@
 
 #include "../dtype.h"
 
+// FASTNN_OUTLINE: one copy per file, never inlined.
+#if FASTNN_ISA_ID == 5
+#define FASTNN_INLINE __host__ __device__ __forceinline__
+#define FASTNN_OUTLINE __host__ __device__ __attribute__((noinline))
+#else
 #define FASTNN_INLINE __attribute__((always_inline)) inline
+#define FASTNN_OUTLINE __attribute__((noinline))
+#endif
 
 // clang-format off
 #if FASTNN_ISA_ID == 1
@@ -32,6 +39,8 @@
 #elif FASTNN_ISA_ID == 4
 #include <arm_neon.h>
 #include "neon.h"
+#elif FASTNN_ISA_ID == 5
+#include "simt.h"
 #else
 #include "generic.h"
 #endif

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import _C
-from .tensor import Tensor
+from .tensor import Tensor, from_dlpack
 
 FLOATING = ("float32", "bfloat16", "float16", "float64")
 
@@ -24,7 +24,7 @@ def as_tensor(value: Any, what: str) -> Tensor:
     if hasattr(value, "detach"):  # torch exports no tensor that requires a gradient
         value = value.detach()
     if hasattr(value, "__dlpack__"):
-        return _C.from_dlpack(value.__dlpack__())
+        return from_dlpack(value)
     if hasattr(value, "__array__"):
         return _C.from_numpy(np.asarray(value))
     raise TypeError(f"{what} is a {type(value).__name__}; expected a Tensor, a numpy array or a torch tensor")
@@ -33,7 +33,9 @@ def as_tensor(value: Any, what: str) -> Tensor:
 def floating_dtype(op: str, device: Any, dtype: Any, default: Any = np.float32) -> np.dtype | None:
     """The numpy dtype of the keywords device and dtype; `default` for None."""
     if device is not None and str(device) != "cpu":
-        raise NotImplementedError(f"{op}: device is {device!r}; expected None or 'cpu'")
+        raise NotImplementedError(
+            f"{op}: device is {device!r}; expected None or 'cpu': move the module with .to(device)"
+        )
     dtype = default if dtype is None else dtype
     if dtype is None:
         return None

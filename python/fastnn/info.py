@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import _C
+from . import _C, backends
 
 _REQUIRED = ("fastnn", "numpy", "ml_dtypes", "safetensors")
 _OPTIONAL = {
@@ -26,11 +26,6 @@ _ISAS = {
     "avx512_bf16": ("x86_64",),
     "neon": ("aarch64",),
 }
-# GPU kernels are a module or a package of their own, and why that is missing.
-_GPU = {
-    "CUDA kernels": ("_cuda", "this version of fastnn has none; nvcc was not looked for"),
-    "Triton kernels": ("kernels", "this version of fastnn has none, with or without triton"),
-}
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -46,6 +41,8 @@ def info() -> dict[str, Any]:
                      FASTNN_NUM_THREADS
           memory     bytes: in_use, idle (cached for reuse), peak, limit (of idle), physical; requests and hits
                      (served from the cache); huge_pages
+          gpus       name, capability, multiprocessors and bytes of memory of each GPU that can be used
+          no_gpu     why there is none, or None
           built      names of what is in this build
           not_built  name of what is not -> the reason
           packages   version of each optional package, or None
@@ -66,6 +63,7 @@ def info() -> dict[str, Any]:
         },
         "threads": _threads(),
         "memory": _C.memory_stats() | {"physical": _physical_memory(), "huge_pages": _huge_pages()},
+        **_gpus(),
         **_built(),
         "packages": {name: _version(name) for name in _OPTIONAL},
     }
@@ -87,6 +85,8 @@ def format_info(data: dict[str, Any]) -> str:
         ("", f"{_size(memory['idle'])} cached for reuse, {_size(memory['limit'])} allowed (FASTNN_CACHE_LIMIT)"),
         ("", f"{memory['hits']} of {memory['requests']} requests served from the cache"),
         ("", f"{_size(memory['physical'])} in this machine; huge pages: {memory['huge_pages']}"),
+        *(("GPU", f"{gpu['name']} {gpu['capability']}, {_size(gpu['memory'])}") for gpu in data["gpus"]),
+        *((("GPU", f"NONE: {data['no_gpu']}"),) if data["no_gpu"] else ()),
         *(("built" if i == 0 else "", name) for i, name in enumerate(data["built"])),
         *(("", f"NOT BUILT: {name}: {reason}") for name, reason in data["not_built"].items()),
     ]
@@ -163,6 +163,11 @@ def _huge_pages() -> str:
     return f"used for arrays of 4 MiB and more ({mode})"
 
 
+def _gpus() -> dict[str, Any]:
+    reason = backends.cuda_unavailable()
+    return {"gpus": [_C.cuda_info(i) for i in range(_C.cuda_device_count())], "no_gpu": reason}
+
+
 def _built() -> dict[str, Any]:
     machine, isas = platform.machine(), _C.built_isas()
     built = [f"CPU kernels for {isa}" for isa in isas]
@@ -171,12 +176,15 @@ def _built() -> dict[str, Any]:
         if isa not in isas:
             reason = "the build left it out" if machine in architectures else f"this machine is {machine}"
             not_built[f"CPU kernels for {isa}"] = reason
-    for name, (module, reason) in _GPU.items():
-        spec = importlib.util.find_spec(f"{__package__}.{module}")
-        if spec and spec.origin:
-            built.append(name)
-        else:
-            not_built[name] = reason
+    if backends.library_path().exists():
+        built.append(f"CUDA kernels ({_C.cuda_build})")
+    else:
+        not_built["CUDA kernels"] = _C.cuda_missing or f"{backends.library_path()} is missing"
+    spec = importlib.util.find_spec(f"{__package__}.kernels")
+    if spec and spec.origin:
+        built.append("Triton kernels")
+    else:
+        not_built["Triton kernels"] = "this version of fastnn has none, with or without triton"
     return {"built": built, "not_built": not_built}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _C
-from .tensor import Tensor, from_numpy, tensor
+from .tensor import Tensor, tensor
 
 
 class Parameter(Tensor):
@@ -36,11 +36,11 @@ class Parameter(Tensor):
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _rebuild, (type(self), np.array(self.detach().numpy()), self.requires_grad)
+        return _rebuild, (type(self), np.array(self.detach().cpu().numpy()), self.requires_grad, self.device)
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
 
 
-def _rebuild(cls: type[Parameter], array: np.ndarray, requires_grad: bool) -> Parameter:
-    return cls(from_numpy(array), requires_grad)
+def _rebuild(cls: type[Parameter], array: np.ndarray, requires_grad: bool, device: str = "cpu") -> Parameter:
+    return cls(tensor(array, device=device), requires_grad)

@@ -10,17 +10,18 @@ import ml_dtypes
 import numpy as np
 
 from . import _C
+from .backends import _device
 from .ops import arithmetic, reduction, shape, unary
-from .ops._foreign import call_foreign, is_cpu_device
+from .ops._foreign import call_foreign
 
 channels_last = "channels_last"
 contiguous_format = "contiguous_format"
 
-_CPU = (1, 0)  # DLPack's name of it
+_CPU, _CUDA = 1, 2  # DLPack's names of them
 
 
 class Tensor(_C.TensorBase):
-    """An n-dimensional array on the CPU whose operations can be recorded for `backward()`.
+    """An n-dimensional array on the CPU or a GPU whose operations can be recorded for `backward()`.
 
     Made by `fastnn.tensor(data)` (copies), `fastnn.from_numpy(array)` and `fastnn.from_dlpack(object)` (share memory).
     dtypes are numpy's: float32, bfloat16 (of ml_dtypes), float16 and float64 for values, int64, int32, uint8, int8 and
@@ -30,7 +31,11 @@ class Tensor(_C.TensorBase):
     a Python number adapts to the tensor. numpy arrays may stand beside tensors. An in-place change through this API of
     memory that the tape still needs makes `backward()` raise; writes through `.numpy()` or DLPack cannot be seen.
 
+    A tensor on a GPU (`fastnn.tensor(data, device="cuda")`, `x.cuda()`) is worked on there, by the ops that have a
+    kernel for it; operands must be on one device.
+
     Attributes:
+        device: "cpu", or "cuda:0" and so on.
         shape, ndim, dtype, strides (in elements), requires_grad, is_leaf.
         grad: gradient accumulated by backward(), or None; may be set.
         grad_fn: the recorded operation that made it, or None.
@@ -58,7 +63,7 @@ class Tensor(_C.TensorBase):
                     f"backward: a gradient can be created implicitly only for one element, got shape {self.shape}; "
                     "sum the tensor or pass gradient"
                 )
-            gradient = _C.full(self.shape, 1, self.dtype) if self.requires_grad else self
+            gradient = _C.full(self.shape, 1, self.dtype, self.device) if self.requires_grad else self
         else:
             if isinstance(gradient, np.ndarray):
                 gradient = from_numpy(gradient)
@@ -77,10 +82,6 @@ class Tensor(_C.TensorBase):
         return self
 
     # ---- data
-
-    @property
-    def device(self) -> str:
-        return "cpu"
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +112,7 @@ class Tensor(_C.TensorBase):
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
-        array = self.numpy()
+        array = self.cpu().numpy()
         return array.astype(np.float32).tolist() if self.dtype == _bfloat16 else array.tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -132,32 +133,41 @@ class Tensor(_C.TensorBase):
     ) -> Any:
         """A DLPack capsule on the same memory (https://dmlc.github.io/dlpack).
 
+        stream: for a tensor on a GPU, the consumer's stream, which is made to wait for ours; None is CUDA's default
+        stream, -1 leaves the order to the caller.
+
         Raises:
-            BufferError: the tensor requires a gradient (use detach()), or another device than the CPU is asked for.
+            BufferError: the tensor requires a gradient (use detach()), or a device is asked for that it is not on.
         """
         if self.requires_grad:
             raise BufferError("__dlpack__: the tensor requires a gradient, which DLPack does not carry; use detach()")
-        if dl_device is not None and not is_cpu_device(dl_device):
-            raise BufferError(f"__dlpack__: dl_device is {dl_device}; expected {_CPU}, the CPU")
-        if stream is not None and stream != -1:
+        on, source = self.__dlpack_device__(), self
+        if dl_device is not None and (int(dl_device[0]), int(dl_device[1])) != on:
+            if int(dl_device[0]) != _CPU or copy is False:
+                raise BufferError(f"__dlpack__: dl_device is {dl_device}; expected {on}, where the tensor is")
+            source, copy = self.cpu(), False
+        if source.device != "cpu":
+            _C.stream_wait(source, 1 if stream is None else stream)
+        elif stream is not None and stream != -1 and on[0] == _CPU:
             raise BufferError(f"__dlpack__: stream is {stream}; expected None on the CPU")
         versioned = max_version is not None and max_version[0] >= 1
-        return _C.to_dlpack(_C.clone(self) if copy else self, versioned)
+        return _C.to_dlpack(_C.clone(source) if copy else source, versioned)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return _CPU
+        kind, _, index = self.device.partition(":")
+        return (_CPU, 0) if kind == "cpu" else (_CUDA, int(index))
 
     # ---- conversion
 
     def to(
         self, dtype: Any = None, *, device: str | None = None, memory_format: str | None = None, copy: bool = False
     ) -> Tensor:
-        """Converts dtype (rounding to nearest even) and layout; self where nothing changes and copy is False."""
-        if dtype == "cpu":
-            dtype, device = None, "cpu"
-        if device is not None:
-            _check_device("to", device)
+        """Converts dtype (rounding to nearest even), device, layout; self where nothing changes and copy is False."""
+        if isinstance(dtype, str) and dtype.partition(":")[0] in ("cpu", "cuda"):
+            dtype, device = None, dtype
         out = self
+        if device is not None and (device := _device("to", device)) != self.device:
+            out = shape._to_device(out, device)
         if dtype is not None and (dtype := np.dtype(dtype)) != self.dtype:
             out = shape._astype(out, dtype)
         if memory_format is not None and memory_format != "preserve_format":
@@ -190,7 +200,16 @@ class Tensor(_C.TensorBase):
         return self.to(np.bool_)
 
     def cpu(self) -> Tensor:
-        return self
+        """self, or a copy on the CPU; the gradient goes through."""
+        return self if self.device == "cpu" else shape._to_device(self, "cpu")
+
+    def cuda(self, device: int | str = 0) -> Tensor:
+        """self, or a copy on a GPU; the gradient goes through."""
+        return self.to(device=f"cuda:{device}" if isinstance(device, int) else device)
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device != "cpu"
 
     def clone(self) -> Tensor:
         """A copy in memory of its own; the gradient goes through."""
@@ -400,7 +419,7 @@ class Tensor(_C.TensorBase):
         return int(self.item())
 
     def __repr__(self) -> str:
-        array = self.numpy()
+        array = self.detach().cpu().numpy()
         if self.dtype.itemsize == 2:
             array = array.astype(np.float32)
         text = "tensor(" + np.array2string(array, precision=4, separator=", ", prefix="tensor(", threshold=1000)
@@ -408,6 +427,8 @@ class Tensor(_C.TensorBase):
             text += f", shape={self.shape}"
         if self.dtype not in (np.float32, np.int64, np.bool_):
             text += f", dtype={self.dtype.name}"
+        if self.device != "cpu":
+            text += f", device='{self.device}'"
         if self.grad_fn is not None:
             text += f", grad_fn=<{self.grad_fn.name}>"
         elif self.requires_grad:
@@ -433,11 +454,14 @@ class Tensor(_C.TensorBase):
         return out
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
-        return _rebuild, (type(self), np.array(self.numpy()), self.requires_grad)
+        array = np.array(self.detach().cpu().numpy())
+        return _rebuild, (type(self), array, self.requires_grad, self.device)
 
 
-def _rebuild(cls: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tensor:
-    return _C.clone(_C.from_numpy(array))._as_subclass(cls).requires_grad_(requires_grad)
+def _rebuild(cls: type[Tensor], array: np.ndarray, requires_grad: bool, device: str = "cpu") -> Tensor:
+    host = _C.from_numpy(array)
+    new = _C.clone(host) if device == "cpu" else _C.to_device(host, _device("unpickle", device))
+    return new._as_subclass(cls).requires_grad_(requires_grad)
 
 
 def _beside(other: Any) -> Any:
@@ -453,25 +477,25 @@ def _memory_format(op: str, memory_format: str) -> bool:
     return memory_format == channels_last
 
 
-def _check_device(op: str, device: str) -> None:
-    if device != "cpu":
-        raise NotImplementedError(f"{op}: device {device!r} is not supported; expected 'cpu'")
-
-
-def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: str = "cpu") -> Tensor:
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
     """A new tensor with a copy of data.
 
     Args:
         data: a numpy array or Tensor (its dtype is kept), a number, or nested lists of them; Python floats become
             float32, ints int64.
         dtype: converts to it.
+        device: "cpu", "cuda" or "cuda:1"; None: where data is, the CPU for anything but a Tensor.
 
     Raises:
-        NotImplementedError: a dtype or device that tensors do not have.
-        ValueError: ragged lists, or requires_grad of a tensor that is not floating.
+        NotImplementedError: a dtype that tensors do not have.
+        ValueError: ragged lists, requires_grad of a tensor that is not floating, or no name of a device.
+        RuntimeError: a device that is not there.
     """
-    _check_device("tensor", device)
-    out = _C.clone(_C.from_numpy(_as_array(data, dtype)))
+    if isinstance(data, _C.TensorBase) and data.is_cuda:
+        out = data.detach().to(dtype, device=device, copy=True)
+    else:
+        host, device = _C.from_numpy(_as_array(data, dtype)), _device("tensor", device)
+        out = _C.clone(host) if device == "cpu" else _C.to_device(host, device)
     if requires_grad:
         out.requires_grad = True
     return out
@@ -485,17 +509,21 @@ def as_tensor(data: Any, dtype: Any = None) -> Tensor:
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """A tensor on the memory of a numpy array. Read-only arrays give tensors that refuse in-place changes.
+    """A tensor on the memory of a numpy array, on the CPU. Read-only arrays give tensors that refuse in-place changes.
 
     Raises:
         TypeError: array is no numpy array.
         NotImplementedError: a dtype that tensors do not have.
     """
-    return _C.from_numpy(array)
+    out = _C.from_numpy(array)
+    implicit = _C.get_implicit_device()
+    return out if implicit == "cpu" else _C.to_device(out, implicit)
 
 
 def from_dlpack(object: Any) -> Tensor:
-    """A tensor on the memory of an object with `__dlpack__` on the CPU (torch, JAX, numpy, ...), or of a capsule.
+    """A tensor on the memory of an object with `__dlpack__` (torch, JAX, CuPy, numpy, ...), or of a capsule.
+
+    Memory on a GPU stays there: our work is made to wait for what its library does with it.
 
     Raises:
         TypeError: the object does not speak DLPack.
@@ -505,19 +533,22 @@ def from_dlpack(object: Any) -> Tensor:
         return _C.from_dlpack(object)
     if not hasattr(object, "__dlpack__"):
         raise TypeError(f"from_dlpack: got a {type(object).__name__}; expected an object with __dlpack__")
-    device = object.__dlpack_device__()
-    if not is_cpu_device(device):
-        raise NotImplementedError(f"from_dlpack: device {tuple(device)} is not supported; expected a CPU array")
+    kind, index = map(int, object.__dlpack_device__())
+    options = {}
+    if kind == _CUDA:
+        options["stream"] = _C.current_stream(_device("from_dlpack", f"cuda:{index}")) or 1  # 1: the default stream
+    elif kind != _CPU:
+        raise NotImplementedError(f"from_dlpack: device {(kind, index)} is not supported; expected the CPU or a GPU")
     try:
-        capsule = object.__dlpack__(max_version=(1, 1))
+        capsule = object.__dlpack__(max_version=(1, 1), **options)
     except TypeError:  # written before DLPack 1.0
-        capsule = object.__dlpack__()
+        capsule = object.__dlpack__(**options)
     return _C.from_dlpack(capsule)
 
 
 def _as_array(data: Any, dtype: Any) -> np.ndarray:
     if isinstance(data, _C.TensorBase):
-        data = data.numpy()
+        data = data.detach().cpu().numpy()
     array = np.asarray(data, dtype)
     if dtype is None and array.dtype == np.float64 and _is_python(data):
         return array.astype(np.float32)

@@ -11,8 +11,9 @@ from numpy import ndarray
 
 from .. import _C
 from .._arrays import as_tensor, floating_dtype
+from ..backends import _device
 from ..parameter import Parameter
-from ..tensor import Tensor
+from ..tensor import Tensor, from_numpy
 
 Self = TypeVar("Self", bound="Module")
 _hook_ids = count()
@@ -89,9 +90,9 @@ class Module:
         for first in args:
             if isinstance(first, (ndarray, Tensor)):
                 break
-        tensors = [_C.from_numpy(a) if isinstance(a, ndarray) else a for a in args]
+        tensors = [from_numpy(a) if isinstance(a, ndarray) else a for a in args]
         if kwargs:
-            kwargs = {key: _C.from_numpy(a) if isinstance(a, ndarray) else a for key, a in kwargs.items()}
+            kwargs = {key: from_numpy(a) if isinstance(a, ndarray) else a for key, a in kwargs.items()}
         output = self(*tensors, **kwargs)
         return _to_numpy(output) if isinstance(first, ndarray) else output
 
@@ -310,30 +311,40 @@ class Module:
             clear_grad(parameter, set_to_none)
 
     def to(self: Self, *args: Any, device: Any = None, dtype: Any = None) -> Self:
-        """to(dtype), to(device) or to(device, dtype): converts the floating parameters and buffers; returns itself.
+        """to(dtype), to(device) or to(device, dtype): moves the parameters and buffers to a device and converts the
+        floating ones to a dtype; returns itself.
 
-        A converted parameter is a new Parameter without gradient: make optimizers after the conversion. The only device
-        is "cpu".
+        What changes is a new Parameter or Tensor without gradient: make optimizers after the conversion.
         """
         for a in args:
-            if isinstance(a, str) and a.split(":")[0] in ("cpu", "cuda"):
+            if str(a).partition(":")[0] in ("cpu", "cuda"):
                 device = a
             elif a is not None:
                 dtype = a
-        dtype = floating_dtype("to", device, dtype, default=None)
-        if dtype is None:
-            return self
+        device = None if device is None else _device("to", device)
+        dtype = floating_dtype("to", None, dtype, default=None)
         converted: dict[int, Tensor] = {}  # what is shared stays shared
         for module in self.modules():
             for name in (*module._parameter_names, *module._buffer_names):
                 value = module.__dict__[name]
-                if value is None or value.dtype == dtype or not is_floating(value):
+                if value is None:
                     continue
                 if id(value) not in converted:
-                    new = _C.astype(value, dtype)
-                    converted[id(value)] = Parameter(new, value.requires_grad) if isinstance(value, Parameter) else new
+                    new = value.detach().to(dtype if is_floating(value) else None, device=device)
+                    same = new.dtype == value.dtype and new.device == value.device
+                    if isinstance(value, Parameter) and not same:
+                        new = Parameter(new, value.requires_grad)
+                    converted[id(value)] = value if same else new
                 module.__dict__[name] = converted[id(value)]
         return self
+
+    def cuda(self: Self, device: int | str = 0) -> Self:
+        """to("cuda")."""
+        return self.to(device=f"cuda:{device}" if isinstance(device, int) else device)
+
+    def cpu(self: Self) -> Self:
+        """to("cpu")."""
+        return self.to(device="cpu")
 
     def float(self: Self) -> Self:
         """to(float32)."""
@@ -438,13 +449,13 @@ def clear_grad(parameter: Tensor, set_to_none: bool) -> None:
     if set_to_none or parameter.grad is None:
         parameter.grad = None
     else:
-        _C.assign(parameter.grad, _C.from_numpy(np.zeros((), np.float32)))
+        _C.fill(parameter.grad, 0)
 
 
 def _to_numpy(value: Any) -> Any:
     """`value` with its Tensors, also inside tuples, lists and dicts, as numpy arrays where no gradient is required."""
     if isinstance(value, Tensor):
-        return value if value.requires_grad else value.numpy()
+        return value if value.requires_grad or value.device != _C.get_implicit_device() else value.numpy()
     if isinstance(value, tuple):
         items = map(_to_numpy, value)
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)

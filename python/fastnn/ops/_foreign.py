@@ -11,11 +11,6 @@ import numpy as np
 from .. import _C
 
 
-def is_cpu_device(device: Any) -> bool:
-    """Whether a DLPack device is the CPU: (1, 0). torch's kinds are enums."""
-    return int(device[0]) == 1
-
-
 def call_foreign(op: _C.Op, args: tuple[Any, ...]) -> Any:
     """Calls op with such arguments converted; arrays of another library give results of that library."""
     torch = sys.modules.get("torch")

@@ -74,7 +74,7 @@ def _pow_backward(ctx, grad):
     if need_a:  # b * a^(b - 1), and 0 where b is 0, also at a = 0
         slope = _C.mul(_C.pow(a, _C.sub(b, 1) if isinstance(b, _Base) else b - 1), b) if _any_nonzero(b) else None
         if slope is None:
-            grad_a = _C.full(a.shape, 0, a.dtype)
+            grad_a = _C.full(a.shape, 0, a.dtype, a.device)
         else:
             if isinstance(b, _Base):
                 slope = _C.where(_C.eq(b, 0), 0, slope)
@@ -84,7 +84,7 @@ def _pow_backward(ctx, grad):
             slope = _C.mul(out, _logarithm(a))
             zero = _C.bitwise_and(_C.eq(a, 0), _C.ge(b, 0))
         else:
-            slope = _C.mul(out, _logarithm(_C.full((), a, b.dtype)))
+            slope = _C.mul(out, _logarithm(_C.full((), a, b.dtype, b.device)))
             zero = _C.ge(b, 0) if a == 0 else None
         if zero is not None:
             slope = _C.where(zero, 0, slope)

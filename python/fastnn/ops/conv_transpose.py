@@ -9,7 +9,7 @@ from .padding import pad
 
 
 def _forward(input, weight, bias, stride, padding, output_size, dilation, groups):
-    out = _C.empty((input.shape[0], weight.shape[1] * groups, *output_size), input.dtype)
+    out = _C.empty((input.shape[0], weight.shape[1] * groups, *output_size), input.dtype, input.device)
     if _C.is_channels_last(input):
         out = _C.contiguous(out, True)
     out = _C.conv2d_backward(input, out, weight, stride, padding, dilation, groups, True, False, False)[0]

@@ -50,7 +50,7 @@ def _forward(x, widths, mode, value):
     shape = tuple(n + max(b, 0) + max(a, 0) for n, (b, a) in zip(x.shape, widths, strict=True))
     if x.dtype.kind in "iub" and value.is_integer():
         value = int(value)
-    out = _C.full(shape, value, x.dtype) if mode == "constant" else _C.empty(shape, x.dtype)
+    out = _C.full(shape, value, x.dtype, x.device) if mode == "constant" else _C.empty(shape, x.dtype, x.device)
     if _C.is_channels_last(x):
         out = _C.contiguous(out, True)
     _C.assign(_center(out, widths, crop=False), x)
@@ -73,7 +73,7 @@ def _backward(ctx, grad):
     grad = _center(grad, widths, crop=False)
     if all(w >= 0 for pair in widths for w in pair):
         return grad
-    out = _C.full(shape, 0, grad.dtype)
+    out = _C.full(shape, 0, grad.dtype, grad.device)
     _C.assign(_center(out, widths, crop=True), grad)
     return out
 

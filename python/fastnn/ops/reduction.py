@@ -76,7 +76,7 @@ def _along_backward(ctx, grad):
     grad = grad[0]
     if grad is None:
         return None
-    out = _C.full(shape, 0, grad.dtype)
+    out = _C.full(shape, 0, grad.dtype, grad.device)
     if not shape:
         _C.assign(out, grad)
         return out

@@ -58,6 +58,12 @@ _contiguous = _C.Op(
     lambda ctx, grad: grad,
 )
 _clone = _C.Op("clone", _C.clone, lambda x: (_C.clone(x), ()), lambda ctx, grad: grad)
+_to_device = _C.Op(
+    "to_device",
+    _C.to_device,
+    lambda x, device: (_C.to_device(x, device), (x.device,)),
+    lambda ctx, grad: _C.to_device(grad, ctx.saved[0]),
+)
 _astype = _C.Op(
     "to",
     _C.astype,
@@ -76,7 +82,7 @@ def _cat_backward(ctx, grad):
     grads, begin = [None], 0
     for shape, needed in zip(shapes, ctx.needs_input_grad[1:], strict=True):
         if shape == (0,):
-            grads.append(_C.full(shape, 0, grad.dtype) if needed else None)
+            grads.append(_C.full(shape, 0, grad.dtype, grad.device) if needed else None)
             continue
         end = begin + shape[dim]
         index = (slice(None),) * dim + (slice(begin, end),)
@@ -220,12 +226,12 @@ def _scatter_add(shape, dtype, index, grad):
 
 
 def _get_item_record(x, index):
-    return _C.basic_index(x, index), (x.shape, x.dtype, index)
+    return _C.basic_index(x, index), (x.shape, index)
 
 
 def _get_item_backward(ctx, grad):
-    shape, dtype, index = ctx.saved
-    out = _C.full(shape, 0, dtype)
+    shape, index = ctx.saved
+    out = _C.full(shape, 0, grad.dtype, grad.device)
     _C.assign(_C.basic_index(out, index), grad)
     return out
 
@@ -258,7 +264,7 @@ def _assign_item(target, value, index):
         if isinstance(value, _C.TensorBase):
             value = value.numpy()
         else:
-            value = _C.full((), value, target.dtype).numpy()
+            value = _C.full((), value, target.dtype, "cpu").numpy()
         if not target.numpy().flags.writeable:
             raise ValueError("setitem: the target's memory is read-only; change a copy, x.clone()")
         target.numpy()[_numpy_index(index)] = value
