@@ -32,7 +32,7 @@ EMULATION = sorted((CUDA / "emulate").glob("*.cpp"))
 MODES = ("plain", "hooks", "sanitize")
 ARCHITECTURES = ("sm_80", "sm_90a")
 
-_FLAGS = ("-std=c++20", "-g", "-fPIC", "-fno-gnu-unique", "-Wall", "-Wno-unknown-pragmas")
+_FLAGS = ("-std=c++20", "-g", "-fPIC", "-fno-gnu-unique", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi")
 _NVCC_FLAGS = ("-std=c++20", "-O3", "--expt-relaxed-constexpr")
 _MODE_FLAGS = {
     "plain": ("-O2",),
@@ -47,12 +47,15 @@ def host_compiler() -> str | None:
 
 
 @functools.cache
-def gpu_count() -> int:
+def compute_capability() -> tuple[int, int] | None:
+    """Of the first GPU; None where there is no driver or no GPU."""
     try:
-        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        driver, major, minor = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
     except OSError:
-        return 0
-    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
+        return None
+    if driver.cuInit(0) or driver.cuDeviceComputeCapability(ctypes.byref(major), ctypes.byref(minor), 0):
+        return None
+    return major.value, minor.value
 
 
 def nvcc() -> str | None:
@@ -114,9 +117,9 @@ class Emulation:
         return dict(zip(self._STATS, counts, strict=True))
 
 
-def cuda_library(name: str, sources: Sequence[Path]) -> Path:
+def cuda_library(name: str, sources: Sequence[Path], architectures: Sequence[str] = ARCHITECTURES) -> Path:
     """The library `name` of these .cu files for a GPU."""
-    flags = [*_NVCC_FLAGS, "-Xcompiler", "-fPIC", "-shared", *(f"-gencode={_code(a)}" for a in ARCHITECTURES)]
+    flags = [*_NVCC_FLAGS, "-Xcompiler", "-fPIC", "-shared", *(f"-gencode={_code(a)}" for a in architectures)]
     return _built(f"lib{name}.so", [str(nvcc()), *flags, *map(str, sources)], [*sources, *_headers()])
 
 

@@ -17,6 +17,7 @@ import pytest
 pytestmark = pytest.mark.skipif(cuda_builds.host_compiler() is None, reason="no C++ compiler")
 
 EMULATE = cuda_builds.CUDA / "emulate"
+SELFTEST = [EMULATE / "selftest.cu", EMULATE / "selftest_sm90.cu"]
 TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 LANE = np.arange(32)
 G, T = LANE // 4, LANE % 4  # the PTX manual's groupID and threadID_in_group
@@ -26,7 +27,7 @@ G, T = LANE // 4, LANE % 4  # the PTX manual's groupID and threadID_in_group
 def library(request):
     conformance = [EMULATE / "conformance.cu"]
     if request.param == "cuda":
-        if not cuda_builds.gpu_count() or cuda_builds.nvcc() is None:
+        if cuda_builds.compute_capability() is None or cuda_builds.nvcc() is None:
             pytest.skip("no GPU, or no nvcc")
         built = cuda_builds.cuda_library("conformance", [*conformance, cuda_builds.CUDA / "runtime.cu"])
     else:
@@ -220,19 +221,19 @@ def test_bank_conflicts_are_counted(rng):
 
 @pytest.mark.parametrize("mode", ["plain", "hooks"])
 def test_faults_are_reported_and_nothing_else(mode):
-    """In all schedules, both ways of landing copies: selftest.cu."""
-    program = cuda_builds.emulated("selftest", [EMULATE / "selftest.cu"], mode, shared=False)
+    """In all schedules, both ways of landing copies: selftest.cu, selftest_sm90.cu."""
+    program = cuda_builds.emulated("selftest", SELFTEST, mode, shared=False)
     done = subprocess.run([program], capture_output=True, text=True)
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert {line[2] for line in lines} == {"ok"}, [line for line in lines if line[2] != "ok"]
     assert done.returncode == 0, done.stderr
     reported, clean = (sum(line[1] == kind for line in lines) for kind in ("fault", "clean"))
-    assert clean >= 45 and reported >= (45 if mode == "hooks" else 22)
+    assert clean >= 60 and reported >= (60 if mode == "hooks" else 30)
 
 
 @pytest.mark.full
 def test_faults_under_sanitizers():
-    program = cuda_builds.emulated("selftest", [EMULATE / "selftest.cu"], "sanitize", shared=False)
+    program = cuda_builds.emulated("selftest", SELFTEST, "sanitize", shared=False)
     environment = {"ASAN_OPTIONS": "detect_leaks=0"}
     kernels = subprocess.run([program, "--list"], capture_output=True, text=True, check=True, env=environment).stdout
     for name, kind in (line.split("\t") for line in kernels.splitlines()):

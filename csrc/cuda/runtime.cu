@@ -1,4 +1,5 @@
 // runtime.h with CUDA.
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <cstring>
@@ -77,5 +78,34 @@ Status graph_launch(Graph graph, Stream stream) {
   return cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), cuda(stream));
 }
 Status graph_destroy(Graph graph) { return cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
+
+Status tensor_map(TensorMap* map, const TensorView& view) {
+  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= alignof(CUtensorMap));
+  // From the driver at run time: nothing links to it, so that the library loads where there is none.
+  static const auto encode = [] {
+    void* f = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    const cudaError_t e =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(e || found != cudaDriverEntryPointSuccess ? nullptr : f);
+  }();
+  if (!encode) return cudaErrorNotSupported;
+  cuuint64_t size[5], stride[4];
+  cuuint32_t box[5], step[5];
+  for (int i = 0; i < view.rank; ++i) {
+    size[i] = cuuint64_t(view.size[i]);
+    if (i) stride[i - 1] = cuuint64_t(view.stride[i]);
+    box[i] = cuuint32_t(view.box[i] * view.step[i]);
+    step[i] = cuuint32_t(view.step[i]);
+  }
+  const CUtensorMapDataType type = view.dtype == DType::f32    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                   : view.dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const CUresult r = encode(reinterpret_cast<CUtensorMap*>(map), type, cuuint32_t(view.rank),
+                            const_cast<void*>(view.data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                            view.swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
 
 }  // namespace fastnn::gpu

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../dtype.h"
+
 namespace fastnn::gpu {
 
 using Status = int;
@@ -48,5 +50,23 @@ Status capture_begin(Stream stream);
 Status capture_end(Stream stream, Graph* graph);
 Status graph_launch(Graph graph, Stream stream);
 Status graph_destroy(Graph graph);
+
+// Device memory as the tensor memory accelerator (sm_90) sees it; dimension 0 is contiguous. A load takes a box of
+// `box` elements, in steps of `step`; what lies outside of the tensor is zero. Swizzled: the box is at most 128 bytes
+// wide, and in each row of 128 bytes of shared memory the 16-byte chunks are at their index ^ (row % 8).
+struct TensorView {
+  const void* data;  // multiple of 16
+  DType dtype;       // float32, bfloat16, float16
+  int rank;          // 2 to 5
+  int64_t size[5];
+  int64_t stride[5];  // bytes, multiples of 16; stride[0] is not used
+  int box[5];         // at most 256 / step
+  int step[5];        // 1 to 8; step[0] is 1
+  bool swizzled;
+};
+struct alignas(128) TensorMap {  // opaque; a kernel takes it by value, as `const __grid_constant__ gpu::TensorMap`
+  uint64_t words[16];
+};
+Status tensor_map(TensorMap* map, const TensorView& view);
 
 }  // namespace fastnn::gpu

@@ -54,12 +54,6 @@ size_t shared_bytes;  // what the kernel asked for
 int predicates, predicates_result;
 const Launch* running_launch;
 
-uint64_t random_number() {  // xorshift64
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 7;
-  return random_state ^= random_state << 17;
-}
-
 // The first ready thread at or after `from`, cyclically; -1: none.
 int first_ready(int from) {
   const int words = (thread_count + 63) / 64, start = from / 64;
@@ -101,7 +95,8 @@ void switch_to(Thread* to, bool last) {
 
 // Runs whichever thread is next; the current one waits, or is done.
 void run_next(bool done) {
-  const int next = choose();
+  int next = choose();
+  while (next < 0 && live && asynchronous_step()) next = choose();
   if (next < 0) {
     if (live) {
       std::string what;
@@ -150,6 +145,8 @@ void start_thread(int id, dim3 block) {
   t.index = {unsigned(id) % block.x, unsigned(id) / block.x % block.y, unsigned(id) / block.x / block.y};
   t.clock = 1;
   t.operation = nullptr;
+  t.fence_epoch = t.fence_clock = 0;
+  t.wgmma_pending = false;
   t.open.clear();
   t.groups.clear();
   t.stack = stack_of(id);
@@ -191,6 +188,7 @@ void run_block(const Launch& launch, uint3 block) {
   index.block = block;
   begin_shared(launch.shared);
   begin_block_checks();
+  begin_asynchronous();
   for (Barrier& b : barriers) b = {};
   std::fill(arrived_lanes, arrived_lanes + kMaxWarps, 0u);
   std::fill(ready, ready + kMaxThreads / 64, uint64_t(0));
@@ -199,6 +197,7 @@ void run_block(const Launch& launch, uint3 block) {
   for (int i = 0; i < thread_count; ++i) start_thread(i, launch.block);
   ++stats.blocks;
   run_next(false);
+  if (fault_text.empty()) end_asynchronous();
   check_guards();
 }
 
@@ -216,7 +215,8 @@ std::string place(void* code) {
   while (pipe && std::fgets(line, sizeof line, pipe)) {  // the innermost inlined function first
     const std::string_view text(line, std::strcspn(line, "\n "));
     const std::string_view file = text.substr(0, text.rfind(':'));
-    if (text[0] == '?' || file.ends_with("/gpu.h") || file.ends_with("/ptx.h") || file.ends_with("/emulate.h"))
+    if (text[0] == '?' || file.ends_with("/gpu.h") || file.ends_with("/ptx.h") || file.ends_with("/ptx_sm90.h") ||
+        file.ends_with("/emulate.h"))
       continue;
     entry->second = " (" + std::string(text) + ")";
     break;
@@ -226,6 +226,12 @@ std::string place(void* code) {
 }
 
 }  // namespace
+
+uint64_t random_number() {  // xorshift64
+  random_state ^= random_state << 13;
+  random_state ^= random_state >> 7;
+  return random_state ^= random_state << 17;
+}
 
 const char* fault() {
   fault_text += place(std::exchange(fault_address, nullptr));  // here, as a fibre's stack is too small for it

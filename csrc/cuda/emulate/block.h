@@ -11,6 +11,7 @@ namespace fastnn::emulate {
 constexpr int kMaxThreads = 1024;
 constexpr int kWarp = 32;
 constexpr int kMaxWarps = kMaxThreads / kWarp;
+constexpr int kWarpgroup = 4 * kWarp;
 constexpr size_t kStack = kAddressSanitizer ? 256 << 10 : 64 << 10;
 constexpr size_t kSharedLimit = 227 << 10;  // of sm_90
 constexpr size_t kGuard = 64;               // invalid bytes between shared arrays
@@ -43,6 +44,9 @@ struct Thread {
   void* operands;
   unsigned mask;
 
+  uint32_t fence_epoch, fence_clock;  // of its last fence_async_proxy()
+  bool wgmma_pending;
+
   std::vector<Copy> open;
   std::vector<std::vector<Copy>> groups;
 };
@@ -62,6 +66,12 @@ __attribute__((format(printf, 1, 2))) void report(const char* format, ...);     
 
 void set_ready(Thread* t);
 void wait();  // until somebody makes the current thread ready
+uint64_t random_number();
 void collective(unsigned mask, const char* operation, Together together, void* operands, Site site, bool aligned);
+
+// sm90.cpp, for block.cpp.
+void begin_asynchronous();  // of a block
+bool asynchronous_step();   // completes a bulk copy, for when no thread can go on; false: there is none
+void end_asynchronous();    // reports what nobody waited for
 
 }  // namespace fastnn::emulate

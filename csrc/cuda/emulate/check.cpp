@@ -53,26 +53,48 @@ uint32_t epoch = 1, block_epoch = 1, launch_epoch = 1;
 uintptr_t call_begin, call_end;  // the arguments of the launch
 bool clocks_used;                // whether `known` has to be cleared for the next block
 
+// Rows of readers: a warp each, then the tensor core of a warpgroup each.
+constexpr int kReaders = kMaxWarps + kMaxThreads / kWarpgroup;
+
+// Which rows have read a byte since the last full barrier.
+struct Readers {
+  uint32_t epoch;
+  uint64_t rows;
+};
 struct Shadow {
-  Zeros<Stamp> write{kArena}, read{2 * kMaxWarps * kArena};
-  Zeros<uint32_t> read_epoch{kArena};
-  Zeros<uint32_t> known{size_t(kMaxThreads) * kMaxThreads};  // [t][u]: the clock of u up to which t knows what u did
-  Stamp& reader(int slot, int warp, size_t byte) { return read[(size_t(slot) * kMaxWarps + warp) * kArena + byte]; }
+  Zeros<Stamp> write{kArena}, read{2 * kReaders * kArena};
+  Zeros<Readers> readers{kArena};
+  Zeros<uint32_t> known{size_t(kMaxThreads) * kActors};  // [t][a]: the clock of a up to which t knows what a did
+  Stamp& reader(int slot, int row, size_t byte) { return read[(size_t(slot) * kReaders + row) * kArena + byte]; }
+  uint32_t* known_by(const Thread& t) { return &known[size_t(t.id) * kActors]; }
 };
 Shadow& shadow() {
   static Shadow* const s = new Shadow;
   return *s;
 }
 
-Stamp stamp(bool atomic) {
-  return Stamp(epoch) << 32 | Stamp(current->clock & ((1u << kClockBits) - 1)) << 12 | Stamp(current->id) << 1 | atomic;
+Stamp stamp(int actor, uint32_t clock, bool atomic = false) {
+  return Stamp(epoch) << 32 | Stamp(clock & ((1u << kClockBits) - 1)) << 12 | Stamp(actor) << 1 | atomic;
+}
+Stamp stamp(bool atomic) { return stamp(current->id, current->clock, atomic); }
+
+// Whether the access of this block that left s comes before what t does now.
+bool ordered(Stamp s, const Thread& t) {
+  const int actor = thread_of(s);
+  return epoch_of(s) < epoch || actor == t.id || shadow().known_by(t)[actor] >= clock_of(s);
+}
+bool ordered(Stamp s) { return ordered(s, *current); }
+
+std::string name_of(int actor) {
+  if (actor < kMaxThreads) return "thread " + std::to_string(actor);
+  return actor < kTensorCore ? "a bulk copy" : "a wgmma of warpgroup " + std::to_string(actor - kTensorCore);
 }
 
-// Whether the access of this block that left s comes before what the current thread does.
-bool ordered(Stamp s) {
-  const int t = thread_of(s);
-  return epoch_of(s) < epoch || t == current->id ||
-         shadow().known[size_t(current->id) * kMaxThreads + t] >= clock_of(s);
+// The actors that there may be in this block: its threads, the copies of mbarriers, tensor cores.
+template <class F>
+void for_actors(F f) {
+  for (int a = 0; a < thread_count; ++a) f(a);
+  for (int a = kCopyEngine; a < kActors; ++a) f(a);
 }
 
 // A block that called count_block(): what its thread did before, and what all its threads did before the last barrier.
@@ -195,10 +217,19 @@ void access_global(const void* p, size_t n, Access kind) {
   }
 }
 
+// Records that `actor`, which has a row of its own or that of its warp, reads a byte.
+void record_read(size_t byte, int row, Stamp now) {
+  Shadow& s = shadow();
+  Stamp& last = s.reader(0, row, byte);
+  if (thread_of(last) != thread_of(now)) s.reader(1, row, byte) = last;
+  last = now;
+  Readers& r = s.readers[byte];
+  r = {epoch, (r.epoch == epoch ? r.rows : 0) | uint64_t(1) << row};
+}
+
 void check_shared_bytes(size_t offset, size_t n, Access kind) {
   Shadow& s = shadow();
   const bool write = kind != Access::read, atomic = kind == Access::atomic;
-  const int warps = (thread_count + kWarp - 1) / kWarp;
   const Stamp now = stamp(atomic);
   Stamp fine = 0;  // the bytes of an element mostly have the same history
   for (size_t i = offset; i < offset + n; ++i) {
@@ -208,25 +239,21 @@ void check_shared_bytes(size_t offset, size_t n, Access kind) {
       if (!written && kind != Access::write && kind != Access::copy)
         fail("shared %s of %zu bytes at offset %zu: nobody wrote them", name(kind), n, offset);
       if (written && !(atomic && atomic_of(w)) && !ordered(w))
-        fail("race: shared %s of %zu bytes at offset %zu after a write by thread %d", name(kind), n, offset,
-             thread_of(w));
+        fail("race: shared %s of %zu bytes at offset %zu after a write by %s", name(kind), n, offset,
+             name_of(thread_of(w)).c_str());
       fine = w;
     }
-    if (write && s.read_epoch[i] == epoch)
-      for (int warp = 0; warp < warps; ++warp)
-        for (int slot = 0; slot < 2; ++slot)
-          if (const Stamp r = s.reader(slot, warp, i); epoch_of(r) == epoch && !ordered(r))
-            fail("race: shared %s of %zu bytes at offset %zu after a read by thread %d", name(kind), n, offset,
-                 thread_of(r));
-    if (kind == Access::copy) continue;  // its write happens when it lands
-    if (write) {
-      s.write[i] = now;
+    if (!write) {
+      record_read(i, current->warp, now);
       continue;
     }
-    Stamp& last = s.reader(0, current->warp, i);
-    if (thread_of(last) != current->id) s.reader(1, current->warp, i) = last;
-    last = now;
-    s.read_epoch[i] = epoch;
+    if (const Readers& r = s.readers[i]; r.epoch == epoch)
+      for (uint64_t rows = r.rows; rows; rows &= rows - 1)
+        for (int slot = 0; slot < 2; ++slot)
+          if (const Stamp r = s.reader(slot, __builtin_ctzll(rows), i); epoch_of(r) == epoch && !ordered(r))
+            fail("race: shared %s of %zu bytes at offset %zu after a read by %s", name(kind), n, offset,
+                 name_of(thread_of(r)).c_str());
+    if (kind != Access::copy) s.write[i] = now;  // a copy writes when it lands
   }
 }
 
@@ -241,20 +268,29 @@ void access(const void* p, size_t n, Access kind, void* caller, bool aligned) {
     access_shared(offset, n, kind, caller);
   } else if (!within(a, n, stack, stack + kStack)) {
     access_global(p, n, kind);
+  } else if (kHooks && current->wgmma_pending) {
+    check_accumulators(p, n);
   }
   code_address = nullptr;
 }
 
-void access_shared(size_t offset, size_t n, Access kind, void* caller) {
-  code_address = caller;
-  ++stats.accesses;
+namespace {
+
+void check_bounds(size_t offset, size_t n, Access kind) {
   for (size_t i = offset; i < offset + n; ++i) {
     if (i >= kArena || arena_state[i] == kOutside)
       fail("shared %s of %zu bytes at offset %zu is out of bounds", name(kind), n, offset);
     if (arena_state[i] == kInFlight)
-      fail("shared %s of %zu bytes at offset %zu, where a cp.async that was not waited for writes", name(kind), n,
-           offset);
+      fail("shared %s of %zu bytes at offset %zu, where a copy that was not waited for writes", name(kind), n, offset);
   }
+}
+
+}  // namespace
+
+void access_shared(size_t offset, size_t n, Access kind, void* caller) {
+  code_address = caller;
+  ++stats.accesses;
+  check_bounds(offset, n, kind);
   if (kHooks) check_shared_bytes(offset, n, kind);
   code_address = nullptr;
 }
@@ -285,29 +321,67 @@ void begin_block_checks() {
   block_epoch = ++epoch;
   acquired.clear();
   if (clocks_used)
-    for (int t = 0; t < thread_count; ++t) std::fill_n(&shadow().known[size_t(t) * kMaxThreads], thread_count, 0u);
+    for (int t = 0; t < thread_count; ++t) std::fill_n(shadow().known_by(threads[t]), kActors, 0u);
   clocks_used = false;
 }
 
-void landed(const Copy& copy) {
-  if (kHooks) std::fill_n(&shadow().write[copy.to], copy.bytes, stamp(false));
+void landed(size_t offset, size_t n, int actor, uint32_t clock) {
+  if (kHooks) std::fill_n(&shadow().write[offset], n, stamp(actor, clock));
 }
 
 void full_barrier() { ++epoch; }
 
 void order(Thread* const* from, int from_count, Thread* const* to, int to_count) {
   if (!kHooks) return;
+  Clocks all;
+  for (int i = 0; i < from_count; ++i) publish(*from[i], all);
+  for (int i = 0; i < to_count; ++i) learn(*to[i], all);
+}
+
+void publish(Thread& from, Clocks& to) {
+  if (!kHooks) return;
   clocks_used = true;
-  uint32_t all[kMaxThreads] = {};
-  auto row = [](const Thread* t) { return &shadow().known[size_t(t->id) * kMaxThreads]; };
-  for (int i = 0; i < from_count; ++i) {
-    uint32_t* known = row(from[i]);
-    known[from[i]->id] = from[i]->clock++;
-    for (int t = 0; t < thread_count; ++t) all[t] = std::max(all[t], known[t]);
-  }
-  for (int i = 0; i < to_count; ++i) {
-    uint32_t* known = row(to[i]);
-    for (int t = 0; t < thread_count; ++t) known[t] = std::max(all[t], known[t]);
+  uint32_t* known = shadow().known_by(from);
+  known[from.id] = from.clock++;
+  for_actors([&](int a) { to.of[a] = std::max(to.of[a], known[a]); });
+}
+
+void learn(Thread& to, const Clocks& from) {
+  if (!kHooks) return;
+  uint32_t* known = shadow().known_by(to);
+  for_actors([&](int a) { known[a] = std::max(from.of[a], known[a]); });
+}
+
+void learn(Thread& to, int actor, uint32_t clock) {
+  if (!kHooks) return;
+  clocks_used = true;
+  uint32_t& known = shadow().known_by(to)[actor];
+  known = std::max(known, clock);
+}
+
+void fence_async_proxy() {
+  current->fence_epoch = epoch;
+  current->fence_clock = current->clock++;
+}
+
+void asynchronous_read(size_t offset, size_t n, const Thread& knows, int actor, uint32_t clock) {
+  check_bounds(offset, n, Access::read);
+  if (!kHooks) return;
+  Stamp fine = 0;
+  for (size_t i = offset; i < offset + n; ++i) {
+    if (const Stamp w = shadow().write[i]; w != fine || !w) {
+      const int writer = thread_of(w);
+      if (epoch_of(w) < block_epoch) fail("wgmma reads shared memory at offset %zu: nobody wrote it", i);
+      if (!ordered(w, knows))
+        fail("race: wgmma reads shared memory at offset %zu after a write by %s", i, name_of(writer).c_str());
+      if (writer < kMaxThreads) {
+        const Thread& t = threads[writer];
+        if (epoch_of(w) > t.fence_epoch || (epoch_of(w) == t.fence_epoch && clock_of(w) > t.fence_clock))
+          fail("wgmma reads shared memory at offset %zu that thread %d wrote without fence_async_proxy()", i, writer);
+      }
+      fine = w;
+    }
+    if (clock) record_read(i, kMaxWarps + actor - kTensorCore, stamp(actor, clock));
   }
 }
 

@@ -1,8 +1,7 @@
 // One kernel per instruction wrapper, run by one warp on data of the caller: the tests compare with what the PTX ISA
 // manual says, under emulation and, where there is one, on a GPU. Returns 0, or a status of the launch.
-#include <initializer_list>
-
 #include "../ptx.h"
+#include "conformance.h"
 
 using namespace fastnn;
 
@@ -141,28 +140,6 @@ __global__ void named_barrier_kernel(const uint32_t* from, uint32_t* to) {
   }
 }
 
-// Device copies of host arrays: the last one comes back.
-struct Array {
-  void* host;
-  size_t bytes;
-};
-template <class F>
-gpu::Status with_device(std::initializer_list<Array> arrays, F launch) {
-  void* p[5] = {};
-  size_t n = 0;
-  gpu::Status status = 0;
-  for (const Array& a : arrays) {
-    if (!status) status = gpu::allocate(&p[n], a.bytes);
-    if (!status) status = gpu::copy_to_device(p[n], a.host, a.bytes, nullptr);
-    ++n;
-  }
-  if (!status) status = launch(p);
-  const Array& result = *(arrays.end() - 1);
-  if (!status) status = gpu::copy_to_host(result.host, p[n - 1], result.bytes, nullptr);
-  while (n--)
-    if (const gpu::Status s = gpu::release(p[n]); !status) status = s;
-  return status;
-}
 // Kernels of one warp (two for the named barrier) that take pointers, then sizes.
 template <class... P, class... A>
 gpu::Status run(void (*kernel)(P...), int threads, std::initializer_list<Array> arrays, A... rest) {

@@ -141,6 +141,24 @@ void ldmatrix(uint32_t* r, int count, bool transposed, uint32_t row, Site site);
 void mma(DType type, float* d, const uint32_t* a, uint32_t b0, uint32_t b1, Site site);
 uint32_t to_tf32(float x);
 
+// sm_90.
+void mbarrier_init(uint32_t mbarrier, int count, Site site);
+void mbarrier_arrive(uint32_t mbarrier, int expected_bytes, Site site);
+void mbarrier_wait(uint32_t mbarrier, int parity, Site site);
+void tma_load(uint32_t to, const gpu::TensorMap& map, const int* at, int rank, uint32_t mbarrier, Site site);
+void fence_async_proxy();
+struct WgmmaOperation {
+  DType type;
+  int n;
+  bool m_major, n_major, accumulate;
+  uint64_t a, b;
+  float* d;
+};
+void wgmma_fence();
+void wgmma(const WgmmaOperation& operation, Site site);
+void wgmma_commit(Site site);
+void wgmma_wait(int pending, Site site);
+
 float f16_to_float(uint16_t bits);
 uint16_t float_to_f16(float x);
 inline float bf16_to_float(uint16_t bits) {

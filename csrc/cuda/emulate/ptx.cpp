@@ -80,7 +80,7 @@ void cp_async_wait(int pending) {
     for (const Copy& copy : *group) {
       std::memcpy(arena + copy.to, copy.data, size_t(copy.bytes));
       std::fill(arena_state + copy.to, arena_state + copy.to + copy.bytes, kInside);
-      landed(copy);
+      landed(copy.to, size_t(copy.bytes), current->id, current->clock);
     }
   groups.erase(groups.begin(), end);
 }

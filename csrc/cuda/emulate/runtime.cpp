@@ -52,7 +52,10 @@ Status submit(Stream stream, std::function<Status()> step) {
   return step();
 }
 
-bool on_device(const void* p, size_t bytes) { return !bytes || registered_bytes(p) >= bytes; }
+bool on_device(const void* p, size_t bytes) {
+  std::lock_guard lock(mutex);
+  return !bytes || registered_bytes(p) >= bytes;
+}
 
 // A copy or fill of device memory.
 template <class F>
@@ -76,7 +79,10 @@ void check_memory_guards() {
 
 Status submit(const Launch& launch, Stream stream) {
   if (!launch.grid.x || !launch.grid.y || !launch.grid.z) return 0;
-  std::vector<std::max_align_t> call(launch.call_bytes / sizeof(std::max_align_t) + 1);  // a graph outlives the caller
+  struct alignas(128) Aligned {
+    char bytes[128];
+  };
+  std::vector<Aligned> call(launch.call_bytes / sizeof(Aligned) + 1);  // a graph outlives the caller
   std::memcpy(call.data(), launch.call, launch.call_bytes);
   return submit(stream, [launch, call] {
     Launch now = launch;

@@ -11,20 +11,11 @@
 #include <vector>
 
 #include "../ptx.h"
+#include "selftest.h"
 
 using namespace fastnn;
 
 namespace {
-
-constexpr int kFloats = 256;  // in `in` and `out`; kernels run in 64 threads, two blocks
-
-struct Arguments {
-  const float* in;
-  float* out;
-  unsigned* counter;
-  float* host;      // not device memory
-  float* released;  // no longer
-};
 
 GPU_FN int block_thread() { return int(blockIdx.x * blockDim.x + threadIdx.x); }
 
@@ -438,16 +429,6 @@ __global__ void shared_too_large(Arguments a) {
   a.out[block_thread()] = s[threadIdx.x];
 }
 
-enum Build { kAlways, kHooksOnly, kSanitizersOnly };  // which builds report it
-struct Case {
-  const char* name;
-  void (*fault)(Arguments);
-  void (*clean)(Arguments);
-  const char* message;  // a part of it, or alternatives
-  Build build;
-  bool memory;  // an error that AddressSanitizer or UndefinedBehaviorSanitizer must see too
-};
-#define CASE(kernel, message, build, memory) {#kernel, kernel<true>, kernel<false>, message, build, memory}
 const Case kCases[] = {
     CASE(barrier_before_read, "race|nobody wrote", kHooksOnly, false),
     CASE(barrier_after_read, "race", kHooksOnly, false),
@@ -511,11 +492,13 @@ struct Memory {
   ~Memory() {
     for (void* p : {in, out, counter}) gpu::release(p);
   }
-  gpu::Status launch(void (*kernel)(Arguments)) {
+  gpu::Status launch(const Case& c, bool fault) {
+    Arguments arguments{static_cast<float*>(in),         static_cast<float*>(out),
+                        static_cast<unsigned*>(counter), host,
+                        static_cast<float*>(released),   {}};
     for (void* p : {in, out, counter}) gpu::fill(p, 0, kFloats * 4, nullptr);
-    return gpu::launch(kernel, 2, 64, 64 * 4, nullptr,
-                       Arguments{static_cast<float*>(in), static_cast<float*>(out), static_cast<unsigned*>(counter),
-                                 host, static_cast<float*>(released)});
+    gpu::tensor_map(&arguments.map, {in, DType::bf16, 2, {64, 8}, {2, 128}, {64, 64}, {1, 1}, true});
+    return gpu::launch(fault ? c.fault : c.clean, 2, c.threads, c.shared, nullptr, arguments);
   }
   void *in, *out, *counter, *released;
   float host[kFloats] = {};
@@ -537,7 +520,7 @@ bool try_all(Memory& memory, const Case& c, bool fault) {
     for (int copies = 0; copies < 2; ++copies)
       for (int seed = 1; seed <= (schedule == 3 ? 5 : 1); ++seed) {
         emulate::options = {emulate::Schedule(schedule), emulate::Copies(copies), uint64_t(seed)};
-        const bool reported = memory.launch(fault ? c.fault : c.clean) != 0;
+        const bool reported = memory.launch(c, fault) != 0;
         const char* text = reported ? emulate::fault() : "";
         const bool right = reported == fault && (!fault || contains_one_of(text, c.message));
         if (!right && !wrong++) message = "schedule " + std::to_string(schedule) + ": " + text;
@@ -553,12 +536,14 @@ int main(int count, char** arguments) {
   const std::string_view first = count > 1 ? arguments[1] : "";
   Memory memory;
   bool sound = true;
-  for (const Case& c : kCases) {
+  std::vector<Case> cases(std::begin(kCases), std::end(kCases));
+  cases.insert(cases.end(), kSm90Cases, kSm90Cases + kSm90CaseCount);
+  for (const Case& c : cases) {
     if (first == "--list") {
       std::printf("%s\t%s\n", c.name, c.memory ? "memory" : "");
     } else if (count == 3) {
       if (first != c.name) continue;
-      const gpu::Status status = memory.launch(std::string_view(arguments[2]) == "fault" ? c.fault : c.clean);
+      const gpu::Status status = memory.launch(c, std::string_view(arguments[2]) == "fault");
       std::printf("%s\n", gpu::error_string(status));
       return status != 0;
     } else {
