@@ -44,11 +44,16 @@ def isa(request):
 
 @pytest.fixture(scope="session")
 def gpu():
-    """A GPU that can be used: a real one, or the emulated one."""
+    """A GPU that can be used: a real one, or the emulated one.
+
+    FASTNN_TEST_EMULATION chooses how it is emulated: a mode of cuda_builds.py.
+    """
     if not backends.is_available():
         if cuda_builds.host_compiler() is None:
             pytest.skip("no GPU, and no C++ compiler to emulate one")
-        _C.load_cuda(str(cuda_builds.emulated_library()))
+        library = cuda_builds.emulated_library(os.environ.get("FASTNN_TEST_EMULATION", "plain"))
+        _C.load_cuda(str(library))
+        cuda_builds.Emulation(library).configure("rotate")
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def sanitizer_environment() -> dict[str, str]:
 class Emulation:
     """The controls of an emulated library, which may be loaded elsewhere too."""
 
-    SCHEDULES = ("lowest", "highest", "round_robin", "random")
+    SCHEDULES = ("lowest", "highest", "round_robin", "random", "rotate")
     COPIES = ("late", "early")
     _STATS = ("launches", "blocks", "switches", "accesses", "mma", "ldmatrix", "conflicts")
 
@@ -106,7 +106,9 @@ class Emulation:
         self.library = ctypes.CDLL(str(library))
 
     def configure(self, schedule: str = "lowest", copies: str = "late", seed: int = 1) -> None:
-        """Which of the ready threads runs next, and when asynchronous copies land, from the next launch on."""
+        """Which of the ready threads runs next, and when asynchronous copies land, from the next launch on.
+
+        "rotate" takes another schedule and way of landing in each launch."""
         indices = self.SCHEDULES.index(schedule), self.COPIES.index(copies)
         self.library.fastnn_emulate_configure(*indices, ctypes.c_uint64(seed))
 

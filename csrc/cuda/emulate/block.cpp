@@ -80,6 +80,7 @@ int choose() {
     case Schedule::round_robin:
       return first_ready(current ? (current->id + 1) % thread_count : 0);
     case Schedule::random:
+    case Schedule::rotate:  // run() has chosen one
       break;
   }
   return first_ready(int(random_number() % unsigned(thread_count)));
@@ -225,7 +226,48 @@ std::string place(void* code) {
   return entry->second;
 }
 
+void run_blocks(const Launch& launch) {
+  const dim3 grid = launch.grid, block = launch.block;
+  const uint64_t count = uint64_t(block.x) * block.y * block.z;
+  if (!count || count > kMaxThreads || block.z > 64)
+    return report("launch of %llu threads per block", (unsigned long long)count);
+  if (grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffff)
+    return report("launch of a grid of (%u,%u,%u) blocks", grid.x, grid.y, grid.z);
+  if (launch.shared > kSharedLimit) return report("launch with %zu bytes of shared memory", launch.shared);
+  ++stats.launches;
+  running_launch = &launch;
+  random_state = options.seed * 0x9e3779b97f4a7c15 | 1;
+  thread_count = int(count);
+  index.block_dim = block;
+  index.grid_dim = grid;
+  begin_launch_checks(launch.call, launch.call_bytes);
+  const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+  for (uint64_t i = 0; i < blocks && fault_text.empty(); ++i) {
+    uint64_t b = i;
+    if (options.schedule == Schedule::highest) b = blocks - 1 - i;
+    if (options.schedule == Schedule::random) b = (i + options.seed) % blocks;
+    run_block(launch, {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)});
+  }
+  running_launch = nullptr;
+}
+
 }  // namespace
+
+void run(const Launch& launch) {
+  clear_fault();
+  const Options given = options;
+  if (given.schedule == Schedule::rotate) {
+    const uint64_t turn = given.seed + stats.launches;
+    options = {Schedule(turn % 4), Copies(turn / 4 % 2), turn};
+  }
+  run_blocks(launch);
+  if (given.schedule == Schedule::rotate && !fault_text.empty()) {
+    constexpr const char* kSchedules[] = {"lowest", "highest", "round_robin", "random"};
+    fault_text += std::string(" [schedule ") + kSchedules[int(options.schedule)] + ", copies " +
+                  (options.copies == Copies::late ? "late" : "early") + ", seed " + std::to_string(options.seed) + "]";
+  }
+  options = given;
+}
 
 uint64_t random_number() {  // xorshift64
   random_state ^= random_state << 13;
@@ -274,32 +316,6 @@ void wait() {
   Thread* me = current;
   run_next(false);
   me->operation = nullptr;
-}
-
-void run(const Launch& launch) {
-  clear_fault();
-  const dim3 grid = launch.grid, block = launch.block;
-  const uint64_t count = uint64_t(block.x) * block.y * block.z;
-  if (!count || count > kMaxThreads || block.z > 64)
-    return report("launch of %llu threads per block", (unsigned long long)count);
-  if (grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffff)
-    return report("launch of a grid of (%u,%u,%u) blocks", grid.x, grid.y, grid.z);
-  if (launch.shared > kSharedLimit) return report("launch with %zu bytes of shared memory", launch.shared);
-  ++stats.launches;
-  running_launch = &launch;
-  random_state = options.seed * 0x9e3779b97f4a7c15 | 1;
-  thread_count = int(count);
-  index.block_dim = block;
-  index.grid_dim = grid;
-  begin_launch_checks(launch.call, launch.call_bytes);
-  const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
-  for (uint64_t i = 0; i < blocks && fault_text.empty(); ++i) {
-    uint64_t b = i;
-    if (options.schedule == Schedule::highest) b = blocks - 1 - i;
-    if (options.schedule == Schedule::random) b = (i + options.seed) % blocks;
-    run_block(launch, {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)});
-  }
-  running_launch = nullptr;
 }
 
 void* shared_array(const void* key, size_t bytes, size_t align) {

@@ -66,7 +66,13 @@ constexpr bool kHooks = true;  // kernels are compiled with -fsanitize=thread, w
 constexpr bool kHooks = false;
 #endif
 
-enum class Schedule { lowest, highest, round_robin, random };  // which of the ready threads runs next
+enum class Schedule {  // which of the ready threads runs next
+  lowest,
+  highest,
+  round_robin,
+  random,
+  rotate,  // another of the four, and of Copies, in each launch
+};
 enum class Copies { late, early };  // cp.async lands when it is waited for, or when it is issued: both are legal
 
 struct Options {
