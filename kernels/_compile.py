@@ -38,7 +38,8 @@ class Variant:
         warps, stages: of the launch.
         registers: a thread's, at most.
         shared: a block's bytes, at most.
-        dots: the kernel multiplies matrices: it must hold matrix instructions (float32 only with TF32).
+        dots: matrix instructions that the code must hold: "wgmma" (of sm_90; mma.sync on sm_80), "mma" (mma.sync on
+            both, for tiles too small for wgmma), or none.
         wide: global loads of 16 bytes that the code holds at least, and stores of 16 bytes likewise.
         dtypes: those that the variant exists in.
     """
@@ -51,7 +52,7 @@ class Variant:
     stages: int = 2
     registers: int = 255
     shared: int = 0
-    dots: bool = False
+    dots: str = ""
     wide: tuple[int, int] = (0, 0)
     dtypes: tuple[str, ...] = tuple(DTYPES)
 
@@ -159,7 +160,7 @@ def faults(variant: Variant, found: Report) -> list[str]:
     if found.shared > variant.shared:
         texts.append(f"{found.shared} bytes of shared memory; target {variant.shared}")
     if variant.dots:
-        wanted = "HGMMA" if found.capability >= 90 and variant.warps >= 4 else "HMMA"
+        wanted = "HGMMA" if found.capability >= 90 and variant.dots == "wgmma" else "HMMA"
         if not count[wanted]:
             texts.append(f"no {wanted}")
     for kind, wanted in zip(("load", "store"), variant.wide, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -38,7 +37,7 @@ def on_device(x: torch.Tensor) -> AbstractContextManager:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def check_tensors(op: str, first: str, x: torch.Tensor, **others: torch.Tensor | None) -> None:
+def check_tensors(op: str, first: str, x: torch.Tensor, /, **others: torch.Tensor | None) -> None:
     """x is floating; the others are on its device and have its dtype.
 
     Raises:
@@ -55,7 +54,7 @@ def check_tensors(op: str, first: str, x: torch.Tensor, **others: torch.Tensor |
         check_device(op, first, x, **{name: other})
 
 
-def check_device(op: str, first: str, x: torch.Tensor, **others: torch.Tensor | None) -> None:
+def check_device(op: str, first: str, x: torch.Tensor, /, **others: torch.Tensor | None) -> None:
     """ValueError unless all others are on the device of x."""
     for name, other in others.items():
         if other is not None and other.device != x.device:
@@ -97,6 +96,3 @@ def cdiv(a: int, b: int) -> int:
 
 def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
-
-
-Grid = tuple[int, ...] | Callable[[dict[str, Any]], tuple[int, ...]]

@@ -172,9 +172,10 @@ def _variant(config: MatmulConfig, label: str, shared: int, registers: int, *, o
     constants |= {"ACTIVATION": "none", "BIAS": False, "RESIDUAL": False, "PRECISION": "ieee", "EVEN_K": True}
     constants |= options
     names = kernel.arg_names
+    dots = "" if dtypes == ("float32",) and constants["PRECISION"] == "ieee" else "wgmma"
     return Variant(
         kernel, {k: v for k, v in signature.items() if k in names}, constants, label, warps, stages,
-        registers, shared, dots=dtypes != ("float32",) or constants["PRECISION"] != "ieee", wide=(2, 0), dtypes=dtypes,
+        registers, shared, dots=dots, wide=(2, 0), dtypes=dtypes,
     )  # fmt: skip
 
 
@@ -227,6 +228,7 @@ def matmul(
     residual: torch.Tensor | None = None,
     precision: str = "ieee",
     persistent: bool = False,
+    out_dtype: torch.dtype | None = None,
     config: MatmulConfig | None = None,
 ) -> torch.Tensor:
     """c = f(a b + bias + residual).
@@ -236,21 +238,23 @@ def matmul(
         b: (K, N) or (B, K, N).
         bias: (N,).
         activation: of EPILOGUES, or None.
-        residual: like c.
+        residual: of the shape and dtype of c.
         precision: of float32 products: "ieee", or "tf32" on tensor cores with 10 bits of mantissa.
         persistent: one program per multiprocessor (not with a batch) instead of one per tile.
+        out_dtype: of c, that of a by default.
         config: instead of the best of the table.
     """
     _check_product("matmul", a, b, activation, precision)
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
     batch = a.shape[0] if a.ndim == 3 else 1
     shape = (*a.shape[:-1], n)
-    check_tensors("matmul", "a", a, bias=bias, residual=residual)
+    check_tensors("matmul", "a", a, bias=bias)
     check_shape("matmul", "bias", bias, (n,))
     check_shape("matmul", "residual", residual, shape)
     if persistent and a.ndim == 3:
         raise NotImplementedError("matmul: persistent with a batch; expected 2-d matrices")
-    c = torch.empty(shape, dtype=a.dtype, device=a.device)
+    c = torch.empty(shape, dtype=out_dtype or a.dtype, device=a.device)
+    check_tensors("matmul", "the result", c, residual=residual)
     if c.numel() == 0:
         return c
     r = c if residual is None else residual

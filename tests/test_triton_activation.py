@@ -1,8 +1,10 @@
 """Activations and gated products in Triton beside float64."""
 
 import pytest
-from fastnn.kernels import activation as kernels
 from triton_support import DTYPES, ELEMENTWISE, close, gradients, pytestmark, randn, torch  # noqa: F401
+
+# isort: split
+from fastnn.kernels import activation as kernels
 
 F = torch.nn.functional
 FUNCTIONS = {

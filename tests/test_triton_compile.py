@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 
 import pytest
-from fastnn.kernels._compile import Report, Variant, faults, variants
 from triton_support import torch  # noqa: F401
+
+# isort: split
+from fastnn.kernels._compile import Report, Variant, faults, variants
 
 VARIANTS = {(file, v.name, dtype): v for file, v in variants() for dtype in v.dtypes}
 FILES = sorted({file for file, *_ in VARIANTS})
@@ -45,7 +47,7 @@ def test_resources(reports, file, name, dtype, capability):
 
 
 def test_faults_are_named():
-    variant = Variant(None, {}, {}, registers=64, shared=1024, dots=True, wide=(2, 1))
+    variant = Variant(None, {}, {}, registers=64, shared=1024, dots="wgmma", wide=(2, 1))
     counts = dict(HGMMA=4, HMMA=0, load16=2, load=2, store16=1, store=1, local=0)
     fine = Report("f", "k", "bfloat16", 90, 64, 0, 1024, 4, counts)
     assert faults(variant, fine) == []

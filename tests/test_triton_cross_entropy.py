@@ -1,8 +1,11 @@
 """Cross-entropy in Triton beside float64."""
 
 import pytest
-from fastnn.kernels import cross_entropy as kernels
 from triton_support import DEVICE, DTYPES, REDUCTION, close, gradients, pytestmark, randn, torch  # noqa: F401
+
+# isort: split
+from fastnn.kernels import cross_entropy as kernels
+from fastnn.kernels.linear_cross_entropy import linear_cross_entropy
 
 F = torch.nn.functional
 
@@ -14,7 +17,9 @@ def labels(rows, classes, seed=7):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (7, 10), (5, 1000), (3, 1030), (2, 17000)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (7, 10), (3, 1030), pytest.param((2, 17000), marks=pytest.mark.full)], ids=str
+)
 def test_float32(shape, weighted, smoothing, reduction):
     check(shape, torch.float32, weighted, smoothing, reduction)
 
@@ -97,3 +102,55 @@ def test_errors():
         kernels.cross_entropy(x, target.float())
     with pytest.raises(ValueError, match="label_smoothing is 2"):
         kernels.cross_entropy(x, target, label_smoothing=2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 2), (150, 20, 70), pytest.param((140, 8, 300), marks=pytest.mark.full)], ids=str
+)
+def test_linear_cross_entropy(shape, with_bias, smoothing, reduction):
+    check_linear(shape, torch.float32, with_bias, smoothing, reduction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_linear_cross_entropy_half(dtype):
+    check_linear((150, 32, 70), dtype, True, 0.1, "mean")
+
+
+def check_linear(shape, dtype, with_bias, smoothing, reduction):
+    rows, size, classes = shape
+    x, w = randn(rows, size, dtype=dtype), randn(classes, size, dtype=dtype, seed=1)
+    bias = randn(classes, dtype=dtype, seed=2) if with_bias else None
+    target = labels(rows, classes)
+    ignored = 1
+
+    def function(x, w, bias):
+        return F.cross_entropy(F.linear(x, w, bias), target.cpu(), None, None, ignored, None, reduction, smoothing)
+
+    leaves = [None if v is None else v.cpu().double() for v in (x, w, bias)]
+    expected = function(*leaves)
+    options = dict(bias=bias, ignore_index=ignored, reduction=reduction, label_smoothing=smoothing)
+    loss, *none = linear_cross_entropy(x, w, target, **options)
+    assert none == [None] * 3 and loss.dtype == dtype
+    close(loss, expected, REDUCTION[dtype])
+    loss, *found = linear_cross_entropy(x, w, target, **options, gradient=True)
+    close(loss, expected, REDUCTION[dtype])
+    wanted = gradients(function, torch.ones(()), x, w, bias)
+    for out, reference in zip([g for g in found if g is not None], wanted, strict=True):
+        close(out, reference, 3 * REDUCTION[dtype])
+
+
+def test_linear_cross_entropy_edges():
+    x, w = randn(4, 3), randn(5, 3, seed=1)
+    target = torch.tensor([0, 5, -1, 4], device=DEVICE)
+    assert linear_cross_entropy(x, w, target)[0].isnan()
+    assert linear_cross_entropy(x, w, target, gradient=True)[0].isnan()
+    loss, dx, dw, _ = linear_cross_entropy(x[:0], w, target[:0], reduction="sum", gradient=True)
+    assert loss.item() == 0 and dx.shape == (0, 3) and not dw.any()
+    assert linear_cross_entropy(x[:0], w, target[:0], reduction="sum")[0].item() == 0
+    with pytest.raises(ValueError, match="linear_cross_entropy: x has shape"):
+        linear_cross_entropy(x, w.T, target)
+    with pytest.raises(ValueError, match="reduction is 'none'"):
+        linear_cross_entropy(x, w, target, reduction="none")

@@ -1,12 +1,14 @@
 """Dropout, embedding and rotary embedding in Triton."""
 
-import fastnn
 import pytest
+from triton_support import DEVICE, DTYPES, REDUCTION, close, gradients, pytestmark, randn, torch  # noqa: F401
+
+# isort: split
+import fastnn
 from fastnn import _C
 from fastnn.kernels import dropout as kernels
 from fastnn.kernels.embedding import embedding, embedding_backward
 from fastnn.kernels.rotary import rotary
-from triton_support import DEVICE, DTYPES, REDUCTION, close, gradients, pytestmark, randn, torch  # noqa: F401
 
 
 def key(seed, offset):

@@ -1,10 +1,12 @@
 """Matrix products in Triton beside float64."""
 
 import pytest
+from triton_support import DTYPES, REDUCTION, close, gradients, pytestmark, randn, torch  # noqa: F401
+
+# isort: split
 from fastnn.kernels import matmul as kernels
 from fastnn.kernels._functors import EPILOGUES
 from fastnn.kernels.matmul import MatmulConfig
-from triton_support import DTYPES, REDUCTION, close, gradients, pytestmark, randn, torch  # noqa: F401
 
 SMALL = MatmulConfig(16, 32, 16, 4, 2, group=2)
 
@@ -113,3 +115,13 @@ def test_errors():
         kernels.linear(randn(2, 3), randn(3, 2))
     with pytest.raises(ValueError, match="precision is 'fast'"):
         kernels.matmul(randn(2, 3), randn(3, 2), precision="fast")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_result_in_float32(dtype):
+    a, b, c = randn(20, 18, dtype=dtype), randn(18, 40, dtype=dtype, seed=1), randn(20, 40, seed=2)
+    out = kernels.matmul(a, b, residual=c, out_dtype=torch.float32, config=SMALL)
+    assert out.dtype == torch.float32
+    close(out, product(a, b) + c.cpu().double(), 1e-5)
+    with pytest.raises(ValueError, match="matmul: residual has dtype"):
+        kernels.matmul(a, b, residual=c.to(torch.bfloat16), config=SMALL)

@@ -1,8 +1,10 @@
 """layer_norm and rms_norm in Triton beside float64."""
 
 import pytest
-from fastnn.kernels import normalization as kernels
 from triton_support import DTYPES, REDUCTION, close, gradients, pytestmark, randn, torch  # noqa: F401
+
+# isort: split
+from fastnn.kernels import normalization as kernels
 
 F = torch.nn.functional
 

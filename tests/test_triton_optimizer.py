@@ -1,8 +1,10 @@
 """Optimizer steps in Triton beside torch.optim in float64."""
 
 import pytest
-from fastnn.kernels import optimizer as kernels
 from triton_support import DEVICE, DTYPES, close, pytestmark, randn, torch  # noqa: F401
+
+# isort: split
+from fastnn.kernels import optimizer as kernels
 
 SHAPES = [(3,), (0,), (8195,), (2, 5, 3, 3), (64, 16)]
 LR = 0.01

@@ -1,9 +1,11 @@
 """softmax, log_softmax and sums over rows in Triton beside float64."""
 
 import pytest
+from triton_support import DTYPES, REDUCTION, close, gradients, pytestmark, randn, torch  # noqa: F401
+
+# isort: split
 from fastnn.kernels import softmax as kernels
 from fastnn.kernels.reduction import sum_rows
-from triton_support import DTYPES, REDUCTION, close, gradients, pytestmark, randn, torch  # noqa: F401
 
 SHAPES = [((3, 1), -1), ((5, 7), 1), ((130, 33), -1), ((2, 3, 1000), 2), ((2, 8200), -1)]
 SHAPES += [((7, 5), 0), ((2, 100, 3), 1), ((2, 40, 70), 1), ((2, 3, 4, 5), -3)]
