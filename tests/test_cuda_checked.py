@@ -40,5 +40,5 @@ def test_ops_on_a_checked_gpu(path, mode):
         "cuda",
         str(path),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]

@@ -204,6 +204,13 @@ def test_named_barrier(library):
     np.testing.assert_array_equal(to, data[::-1])
 
 
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_graph_repeats_its_launches(library, times):
+    words = np.arange(32, dtype=np.uint32)
+    library("graph", times, words)
+    np.testing.assert_array_equal(words, np.arange(32) + 2 * times)
+
+
 def test_bank_conflicts_are_counted(rng):
     """Of 8 rows, those that start in the banks of another row wait."""
     built = cuda_builds.emulated("conformance", [EMULATE / "conformance.cu"], "plain")
@@ -214,6 +221,14 @@ def test_bank_conflicts_are_counted(rng):
         rows = (LANE % 8 * step % 1024).astype(np.uint32)
         assert emulation.library.ldmatrix(1, 0, *(ctypes.c_void_p(a.ctypes.data) for a in (data, rows, r))) == 0
         assert emulation.stats()["conflicts"] - before == conflicts, step
+
+
+def test_kernels_are_one_source_and_their_vector_accesses_are_seen():
+    """Only the wrappers tell nvcc from a host compiler; vectors move by gpu::load and gpu::store, which are checked."""
+    wrappers = {cuda_builds.CUDA / name for name in ("gpu.h", "ptx.h", "ptx_sm90.h")}
+    for path in {*cuda_builds.CUDA.glob("*.cu"), *cuda_builds.CUDA.glob("*.h")} - wrappers:
+        found = re.search(r"__CUDA\w*__|\basm\b|cast<(const )?(float|int|uint)[24]\b", path.read_text())
+        assert not found, (path.name, found[0])
 
 
 # Faults.

@@ -39,6 +39,8 @@ constexpr int kPack = int(16 / sizeof(T));
 
 #if defined(__CUDACC__)
 
+constexpr bool kEmulated = false;
+
 // Runs `kernel` on `stream` with `shared` bytes of dynamic shared memory. An empty grid is no work, not an error.
 template <class... P, class... A>
 Status launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, Stream stream, A... args) {
@@ -159,6 +161,8 @@ GPU_FN unsigned count_block(unsigned* counter) {
 }
 
 #else
+
+constexpr bool kEmulated = true;
 
 using emulate::blocks_per_multiprocessor;
 using emulate::count_block;

@@ -1,4 +1,5 @@
 // The table of launchers, which is all that the library exports.
+#include "gpu.h"
 #include "launchers.h"
 
 namespace fastnn::gpu {
@@ -6,11 +7,7 @@ namespace {
 
 constexpr Launchers kLaunchers = {
     kInterface,
-#if defined(__CUDACC__)
-    false,
-#else
-    true,
-#endif
+    kEmulated,
     error_string,
 #define LAUNCHER(name, args) name,
 #include "launchers.inc"

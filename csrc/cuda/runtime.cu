@@ -64,7 +64,7 @@ Status event_milliseconds(float* elapsed, Event begin, Event end) {
   return cudaEventElapsedTime(elapsed, event_of(begin), event_of(end));
 }
 
-Status capture_begin(Stream stream) { return cudaStreamBeginCapture(cuda(stream), cudaStreamCaptureModeThreadLocal); }
+Status capture_begin(Stream stream) { return cudaStreamBeginCapture(cuda(stream), cudaStreamCaptureModeRelaxed); }
 Status capture_end(Stream stream, Graph* graph) {
   cudaGraph_t captured;
   if (cudaError_t e = cudaStreamEndCapture(cuda(stream), &captured)) return e;

@@ -347,7 +347,7 @@ void barrier(int id, int count, bool wait_for_it, Site site) {
   if (!b.arrived) {
     b.site = site;
     b.threads = count;
-  } else if (all && (b.site.line != site.line || std::strcmp(b.site.file, site.file))) {
+  } else if (all && !same(b.site, site)) {
     fail("divergent barriers: others wait at %s:%d, this thread came to %s:%d", b.site.file, b.site.line, site.file,
          site.line);
   } else if (b.threads != count) {
@@ -400,8 +400,7 @@ void collective(unsigned mask, const char* operation, Together together, void* o
     if (!(mask >> l & 1)) continue;
     lanes[l] = &threads[me->warp * kWarp + l];
     const Thread& t = *lanes[l];
-    const bool same_place = t.site.line == site.line && !std::strcmp(t.site.file, site.file);
-    if (t.together != together || t.mask != mask || (aligned && !same_place))
+    if (t.together != together || t.mask != mask || (aligned && !same(t.site, site)))
       fail("%s with mask %08x at %s:%d, but lane %d is in %s with mask %08x at %s:%d", operation, mask, site.file,
            site.line, l, t.operation, t.mask, t.site.file, t.site.line);
   }

@@ -30,6 +30,8 @@ struct Copy {
   unsigned char data[16];
 };
 
+inline bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || !std::strcmp(a.file, b.file)); }
+
 struct Thread {
   Fiber fiber;
   char* stack;

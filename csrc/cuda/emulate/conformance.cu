@@ -140,6 +140,8 @@ __global__ void named_barrier_kernel(const uint32_t* from, uint32_t* to) {
   }
 }
 
+__global__ void increment_kernel(uint32_t* words) { words[threadIdx.x] += 1; }
+
 // Kernels of one warp (two for the named barrier) that take pointers, then sizes.
 template <class... P, class... A>
 gpu::Status run(void (*kernel)(P...), int threads, std::initializer_list<Array> arrays, A... rest) {
@@ -218,4 +220,22 @@ int pack(int type, int n, void* from, void* to, int bytes, int to_bytes) {
   return n == 2 ? run(pack_kernel<f16, 2>, 32, arrays) : run(pack_kernel<f16, 8>, 32, arrays);
 }
 int named_barrier(void* from, void* to) { return run(named_barrier_kernel, 64, {{from, 128}, {to, 128}}); }
+
+// A graph of two kernels that each add 1, launched `times` times.
+int graph(int times, void* words) {
+  return with_device({{words, 128}}, [&](void** p) {
+    gpu::Stream stream;
+    gpu::Graph graph;
+    gpu::Status status = gpu::stream_create(&stream);
+    if (!status) status = gpu::capture_begin(stream);
+    for (int i = 0; i < 2 && !status; ++i)
+      status = gpu::launch(increment_kernel, 1, 32, 0, stream, static_cast<uint32_t*>(p[0]));
+    if (!status) status = gpu::capture_end(stream, &graph);
+    for (int i = 0; i < times && !status; ++i) status = gpu::graph_launch(graph, stream);
+    if (!status) status = gpu::synchronize(stream);
+    if (!status) status = gpu::graph_destroy(graph);
+    if (!status) status = gpu::stream_destroy(stream);
+    return status;
+  });
+}
 }

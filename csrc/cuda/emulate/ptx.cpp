@@ -118,43 +118,51 @@ void ldmatrix_together(Thread* const* lanes, unsigned) {
 }
 
 struct MmaOperands {
-  DType type;
   float* d;
   const uint32_t* a;
   uint32_t b[2];
 };
 
-float element(DType type, uint32_t word, int half) {
-  if (type == DType::f32) {
-    word &= ~0x1fffu;  // tf32: the rest is ignored
+// The elements of a register, the first in the low half.
+struct Bf16 {
+  static constexpr int kElements = 2;
+  static float element(uint32_t word, int i) { return bf16_to_float(uint16_t(word >> 16 * i)); }
+};
+struct F16 {
+  static constexpr int kElements = 2;
+  static float element(uint32_t word, int i) { return f16_to_float(uint16_t(word >> 16 * i)); }
+};
+struct Tf32 {
+  static constexpr int kElements = 1;
+  static float element(uint32_t word, int) {
+    word &= ~0x1fffu;  // the rest is ignored
     float x;
     std::memcpy(&x, &word, 4);
     return x;
   }
-  const uint16_t bits = uint16_t(word >> 16 * half);
-  return type == DType::bf16 ? bf16_to_float(bits) : f16_to_float(bits);
-}
+};
 
+template <class Register>
 void mma_together(Thread* const* lanes, unsigned) {
-  auto operands = [&](int lane) -> MmaOperands& { return *static_cast<MmaOperands*>(lanes[lane]->operands); };
-  const DType type = operands(0).type;
-  const int wide = type == DType::f32 ? 1 : 2;  // elements in a register
-  float a[16][16], b[16][8], d[16][8];
+  constexpr int E = Register::kElements, K = 8 * E;
+  float a[16][K], b[K][8], d[16][8];
   ++stats.mma;
   for (int lane = 0; lane < kWarp; ++lane) {
-    const MmaOperands& o = operands(lane);
+    const auto& o = *static_cast<const MmaOperands*>(lanes[lane]->operands);
     const int g = lane / 4, t = lane % 4;
-    for (int h = 0; h < wide; ++h) {
-      for (int i = 0; i < 4; ++i) a[g + i % 2 * 8][t * wide + h + i / 2 * 4 * wide] = element(type, o.a[i], h);
-      for (int i = 0; i < 2; ++i) b[t * wide + h + i * 4 * wide][g] = element(type, o.b[i], h);
+    for (int e = 0; e < E; ++e) {
+      for (int i = 0; i < 4; ++i) a[g + i % 2 * 8][t * E + e + i / 2 * 4 * E] = Register::element(o.a[i], e);
+      for (int i = 0; i < 2; ++i) b[t * E + e + i * 4 * E][g] = Register::element(o.b[i], e);
     }
     for (int i = 0; i < 4; ++i) d[g + i / 2 * 8][t * 2 + i % 2] = o.d[i];
   }
   for (int m = 0; m < 16; ++m)
-    for (int k = 0; k < 8 * wide; ++k)
+    for (int k = 0; k < K; ++k)
       for (int n = 0; n < 8; ++n) d[m][n] += a[m][k] * b[k][n];
-  for (int lane = 0; lane < kWarp; ++lane)
-    for (int i = 0; i < 4; ++i) operands(lane).d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+  for (int lane = 0; lane < kWarp; ++lane) {
+    float* to = static_cast<MmaOperands*>(lanes[lane]->operands)->d;
+    for (int i = 0; i < 4; ++i) to[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+  }
 }
 
 }  // namespace
@@ -169,8 +177,11 @@ void ldmatrix(uint32_t* r, int count, bool transposed, uint32_t row, Site site) 
 }
 
 void mma(DType type, float* d, const uint32_t* a, uint32_t b0, uint32_t b1, Site site) {
-  MmaOperands operands{type, d, a, {b0, b1}};
-  collective(~0u, "mma", mma_together, &operands, site, true);
+  MmaOperands operands{d, a, {b0, b1}};
+  const Together together = type == DType::bf16  ? mma_together<Bf16>
+                            : type == DType::f16 ? mma_together<F16>
+                                                 : mma_together<Tf32>;
+  collective(~0u, "mma", together, &operands, site, true);
 }
 
 namespace {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 
 #include "../runtime.h"
@@ -20,8 +21,9 @@ namespace {
 using gpu::Status;
 using gpu::Stream;
 
-constexpr Status kInvalidValue = 1, kOutOfMemory = 2, kFailure = 719;  // as CUDA numbers them
-constexpr size_t kMemoryGuard = kAddressSanitizer ? 0 : 256;           // before and after an allocation, written
+constexpr Status kInvalidValue = 1, kOutOfMemory = 2, kInvalidHandle = 400, kFailure = 719,
+                 kCapturing = 900;                            // as CUDA numbers them
+constexpr size_t kMemoryGuard = kAddressSanitizer ? 0 : 256;  // before and after an allocation, written
 constexpr size_t kGap = kHooks ? 16 << 10 : 0;  // and further: what lies far outside must not be another allocation
 constexpr unsigned char kGuardByte = 0xa5;
 
@@ -36,6 +38,7 @@ struct Recorded {
 std::recursive_mutex mutex;  // launches and copies, one at a time
 std::map<const void*, Allocation> allocations;
 std::map<Stream, Recorded*> captures;
+std::set<Stream> streams;
 
 bool guards_hold(const Allocation& a) {
   for (size_t i = 0; i < kMemoryGuard; ++i)
@@ -45,6 +48,7 @@ bool guards_hold(const Allocation& a) {
 
 Status submit(Stream stream, std::function<Status()> step) {
   std::lock_guard lock(mutex);
+  if (stream && !streams.count(stream)) return kInvalidHandle;
   if (auto it = captures.find(stream); it != captures.end()) {
     it->second->steps.push_back(std::move(step));
     return 0;
@@ -55,6 +59,11 @@ Status submit(Stream stream, std::function<Status()> step) {
 bool on_device(const void* p, size_t bytes) {
   std::lock_guard lock(mutex);
   return !bytes || registered_bytes(p) >= bytes;
+}
+
+bool capturing(Stream stream) {
+  std::lock_guard lock(mutex);
+  return captures.count(stream) != 0;
 }
 
 // A copy or fill of device memory.
@@ -102,8 +111,9 @@ using namespace emulate;
 const char* error_string(Status status) {
   if (status == 0) return "no error";
   if (status == kOutOfMemory) return "out of memory";
-  if (status == kFailure && *fault()) return fault();
-  return status == kFailure ? "launch failure" : "invalid value";
+  if (status == kFailure) return *fault() ? fault() : "launch failure";
+  if (status == kCapturing) return "operation not permitted while the stream is being captured";
+  return status == kInvalidHandle ? "invalid stream" : "invalid value";
 }
 Status device_count(int* count) {
   *count = 1;
@@ -158,6 +168,7 @@ Status copy_to_device(void* to, const void* from, size_t bytes, Stream stream) {
 }
 Status copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
   if (!on_device(from, bytes)) return kInvalidValue;
+  if (capturing(stream)) return kCapturing;
   return transfer(stream, [=] { std::memcpy(to, from, bytes); });
 }
 Status copy_device(void* to, const void* from, size_t bytes, Stream stream) {
@@ -168,13 +179,17 @@ Status fill(void* p, int byte, size_t bytes, Stream stream) {
   if (!on_device(p, bytes)) return kInvalidValue;
   return transfer(stream, [=] { std::memset(p, byte, bytes); });
 }
-Status synchronize(Stream) { return 0; }
+Status synchronize(Stream stream) { return capturing(stream) ? kCapturing : 0; }
 
 Status stream_create(Stream* stream) {
+  std::lock_guard lock(mutex);
   *stream = new char;
+  streams.insert(*stream);
   return 0;
 }
 Status stream_destroy(Stream stream) {
+  std::lock_guard lock(mutex);
+  if (!streams.erase(stream)) return kInvalidHandle;
   delete static_cast<char*>(stream);
   return 0;
 }

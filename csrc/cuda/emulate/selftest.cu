@@ -260,6 +260,28 @@ template <bool FAULT>
 __global__ void global_write_before(Arguments a) {
   a.out[block_thread() - FAULT] = 1;
 }
+// Loops of which a compiler would make calls of memset and memcpy, which the hooks would not see.
+template <bool FAULT>
+__global__ void zeroing_loop_outside(Arguments a) {
+  const int n = FAULT ? kFloats + 1 : kFloats;
+  if (threadIdx.x == 0 && blockIdx.x == 0)
+    for (int i = 0; i < n; ++i) a.out[i] = 0;
+}
+template <bool FAULT>
+__global__ void copying_loop_outside(Arguments a) {
+  const int n = FAULT ? kFloats + 1 : kFloats;
+  float* __restrict__ to = a.out;
+  const float* __restrict__ from = a.in;
+  if (threadIdx.x == 0 && blockIdx.x == 0)
+    for (int i = 0; i < n; ++i) to[i] = from[i];
+}
+template <bool FAULT>
+__global__ void structure_outside(Arguments a) {
+  struct Row {
+    float v[64];
+  };
+  if (threadIdx.x == 0) reinterpret_cast<Row*>(a.out)[blockIdx.x] = reinterpret_cast<const Row*>(a.in)[FAULT ? 4 : 3];
+}
 template <bool FAULT>
 __global__ void vector_read_outside(Arguments a) {
   float v[8];
@@ -455,6 +477,9 @@ const Case kCases[] = {
     CASE(global_read_outside, "allocation of", kHooksOnly, true),
     CASE(global_write_outside, "outside|allocation of", kAlways, true),
     CASE(global_write_before, "outside|allocation of", kAlways, true),
+    CASE(zeroing_loop_outside, "outside|allocation of", kAlways, true),
+    CASE(copying_loop_outside, "outside|allocation of", kHooksOnly, true),
+    CASE(structure_outside, "allocation of", kHooksOnly, true),
     CASE(vector_read_outside, "allocation of", kAlways, false),
     CASE(vector_write_outside, "allocation of", kAlways, false),
     CASE(vector_misaligned, "not aligned", kAlways, false),
