@@ -45,22 +45,25 @@ struct TileShape {
 };
 
 // One register tile of a matrix product or a convolution:
-//   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sum_k a[m * a_row + offsets[k]] * b[k *
-//   b_step + n])
-// for m < rows, n < cols. a and b are in the scalar type (float for float32, bfloat16, float16), c and residual in the
-// storage type. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum. Where rows
-// of c are contiguous (c_row 1), `room` elements may be written from c on: what lies behind the tile is written again
-// later.
+//   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sums[m * sums_row + n]
+//                                   + sum_k a[m * a_row + offsets[k]] * b[k * b_step + n])
+// for m < rows, n < cols. a, b and sums are in the scalar type (float for float32, bfloat16, float16), c and residual
+// in the storage type. offsets null: a_row is 1 and offsets[k] is k * a_step (packed rows). `accumulate` adds to c
+// instead of overwriting it; bias, residual and f come after the sum. Where rows of c are contiguous (c_row 1), `room`
+// elements may be written from c on: what lies behind the tile is written again later.
 struct Tile {
   int64_t k;
   const void* a;
   int64_t a_row;
   const int64_t* offsets;
+  int64_t a_step;
   const void* b;
   int64_t b_step;
   void* c;
   int64_t c_row, c_col, room;
   bool accumulate;
+  const void* sums;  // or null
+  int64_t sums_row;
   const void* bias;
   const void* residual;
   Activation activation;

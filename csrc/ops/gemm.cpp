@@ -9,14 +9,14 @@
 namespace fastnn {
 namespace {
 
-// Depth of a block: a panel of 512 x 32 floats is 64 KB, which stays in L2 while the rows of A pass by.
+// Depth of a block: with it a packed tile of rows (14 x 512 floats) stays in L1 while panels pass by.
 constexpr int64_t kDepth = 512;
+// Bytes of packed panels (or of packed row tiles) that stay in L2 while the other operand passes by.
+constexpr int64_t kResident = 900 << 10;
+constexpr int64_t kSuper = 2048;             // rows and columns of C that are done before the next ones are begun
 constexpr int64_t kFewRows = 4;              // up to here reading B once is all that matters
 constexpr int64_t kFlopsPerChunk = 1 << 20;  // about 10 us
-constexpr int64_t kPackFrom = 128;           // columns from which a packed copy of A's rows pays
-
-// Rows of tile i when m rows are dealt evenly to `tiles` tiles.
-int64_t tile_begin(int64_t m, int64_t tiles, int64_t i) { return m * i / tiles; }
+constexpr int64_t kDirectBytes = 128 << 10;  // a row-major B of this size is read as it lies
 
 // Few rows times a row-major B, which is read once as it lies: blocks of k give partial rows, added in order.
 void few_rows(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc,
@@ -56,6 +56,150 @@ void few_rows(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, 
     }
 }
 
+// One operand cut along its rows (of A) or columns (of B) into items that a register tile takes whole.
+struct Side {
+  int64_t step, depth_step;  // of the matrix: from one row (column) to the next, and along k
+  const char* data;
+  int64_t size, unit, items;
+  bool even;  // items are dealt evenly: tiles of rows; else whole units and a rest: panels of columns
+
+  int64_t begin(int64_t i) const { return even ? size * i / items : std::min(size, i * unit); }
+  int64_t count(int64_t i) const { return begin(i + 1) - begin(i); }
+};
+
+struct Product {
+  const GemmKernels& kernel;
+  DType dtype;
+  int64_t item, scalar;  // sizes of an element of A, B and C, and of the type that sums are in
+  int lanes;
+  bool pairs;  // bfloat16 by dot products: packed operands hold pairs along k, each as large as a float
+  Side rows, cols;
+  bool direct_rows, direct_cols;  // read as they lie, where an item is whole vectors
+  char* c;
+  int64_t ldc;
+  Epilogue e;
+  float* sums = nullptr;  // of the blocks of k so far, where C cannot hold them
+  int64_t sums_row = 0, sums_first_row = 0, sums_first_col = 0;
+
+  // A panel that needs one vector only is packed one vector wide, so that its rows stay together.
+  int64_t width(const Side& s, int64_t i) const { return !s.even && s.count(i) <= lanes ? lanes : s.unit; }
+  int64_t steps(int64_t kb) const { return pairs ? divide_up(kb, 2) : kb; }
+  int64_t bytes(const Side& s, int64_t kb) const { return s.unit * steps(kb) * scalar; }
+  bool direct(const Side& s, int64_t i) const { return s.even ? direct_rows : direct_cols && s.count(i) % lanes == 0; }
+  const char* place(const Side& s, int64_t i, int64_t k0) const {
+    return s.data + (s.begin(i) * s.step + k0 * s.depth_step) * item;
+  }
+  // The item as tiles want it: packed at `to`, or where it lies.
+  const char* ready(const Side& s, int64_t i, int64_t k0, int64_t kb, char* to) const {
+    if (direct(s, i)) return place(s, i, k0);
+    auto pack = pairs ? kernel.pack_pairs : kernel.pack_panel[dtype];
+    pack(place(s, i, k0), s.depth_step, s.step, kb, int(s.count(i)), int(width(s, i)), to);
+    return to;
+  }
+  // Fetches a share of what the item will be packed from, if it lies in lines.
+  void fetch(const Side& s, int64_t i, int64_t k0, int64_t kb, int64_t part, int64_t parts) const {
+    const bool deep = s.depth_step == 1;
+    if (!deep && s.step != 1) return;
+    const int64_t lines = deep ? s.count(i) : kb, line = (deep ? s.step : s.depth_step) * item;
+    const int64_t bytes = (deep ? kb : s.count(i)) * item;
+    const char* from = place(s, i, k0);
+    for (int64_t r = lines * part / parts; r < lines * (part + 1) / parts; ++r)
+      for (int64_t b = 0; b < bytes + 63; b += 64) __builtin_prefetch(from + r * line + std::min(b, bytes - 1), 0, 2);
+  }
+};
+
+// Cuts C into tiles. The shorter operand is packed first and stays in L2, a block at a time, while items of the other
+// are packed and pass by.
+void blocked(Product& p, int64_t k) {
+  const bool rows_stay = p.rows.size < p.cols.size;
+  const Side &stay = rows_stay ? p.rows : p.cols, &pass = rows_stay ? p.cols : p.rows;
+  const int64_t blocks = std::max<int64_t>(1, divide_up(k, kDepth)), depth = divide_up(divide_up(k, blocks), 2) * 2;
+  const bool partial = blocks > 1 && p.item != p.scalar;
+  const int64_t stay_super = std::max<int64_t>(1, kSuper / stay.unit);
+  const int64_t pass_super = partial ? std::max<int64_t>(1, kSuper / pass.unit) : pass.items;
+  const int64_t resident = std::max<int64_t>(1, kResident / std::max<int64_t>(1, p.bytes(stay, depth)));
+  Scratch packed_memory(size_t(std::min(stay_super, stay.items) * p.bytes(stay, depth)));
+  Scratch offsets_memory(p.direct_rows ? size_t(depth) * sizeof(int64_t) : 0);
+  int64_t* offsets = p.direct_rows ? offsets_memory.as<int64_t>() : nullptr;
+  if (offsets)
+    for (int64_t i = 0; i < depth; ++i) offsets[i] = i * p.rows.depth_step;
+  p.sums_row = std::min((rows_stay ? pass_super : stay_super) * p.cols.unit, p.cols.size);
+  Scratch sums_memory(
+      partial ? size_t(std::min((rows_stay ? stay_super : pass_super) * p.rows.unit, p.rows.size) * p.sums_row) *
+                    sizeof(float)
+              : 0);
+  char* packed = packed_memory.as<char>();
+
+  auto run = [&](int64_t i, int64_t j, const char* a, const char* b, int64_t k0, int64_t kb) {
+    const bool first = k0 == 0, last = k0 + kb >= k;
+    const int64_t from = p.rows.begin(i), to = p.cols.begin(j);
+    Tile t{};
+    t.k = p.steps(kb);
+    t.a = a;
+    t.a_row = p.direct_rows ? p.rows.step : 1;
+    t.a_step = p.rows.unit;
+    t.offsets = offsets;
+    t.b = b;
+    t.b_step = p.direct(p.cols, j) ? p.cols.depth_step : p.width(p.cols, j);
+    t.c = p.c + (from * p.ldc + to) * p.item;
+    t.c_row = p.ldc;
+    t.c_col = 1;
+    t.accumulate = !first;
+    auto tile = p.pairs ? p.kernel.tile_pairs : p.kernel.tile[p.dtype];
+    if (partial) {
+      float* sums = sums_memory.as<float>() + (from - p.sums_first_row) * p.sums_row + to - p.sums_first_col;
+      t.accumulate = !first && !last;
+      if (last) {
+        t.sums = sums;
+        t.sums_row = p.sums_row;
+      } else {
+        t.c = sums;
+        t.c_row = p.sums_row;
+        tile = p.pairs ? p.kernel.tile_pairs_sums : p.kernel.tile[DType::f32];
+      }
+    }
+    if (last) {
+      t.bias = p.e.bias ? static_cast<const char*>(p.e.bias) + to * p.scalar : nullptr;
+      t.residual = p.e.residual ? static_cast<const char*>(p.e.residual) + (from * p.ldc + to) * p.item : nullptr;
+      t.activation = p.e.activation;
+    }
+    tile(t, int(p.rows.count(i)), int(p.cols.count(j)));
+  };
+
+  for (int64_t p0 = 0; p0 < pass.items; p0 += pass_super)
+    for (int64_t s0 = 0; s0 < stay.items; s0 += stay_super) {
+      const int64_t passing = std::min(pass_super, pass.items - p0), staying = std::min(stay_super, stay.items - s0);
+      p.sums_first_row = p.rows.begin(rows_stay ? s0 : p0);
+      p.sums_first_col = p.cols.begin(rows_stay ? p0 : s0);
+      // Few passing items mean that more blocks are needed to give every thread some.
+      const int64_t wanted = std::max(divide_up(staying, resident), divide_up(4 * num_threads(), passing));
+      const int64_t groups = std::min(staying, wanted);
+      for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth) {
+        const int64_t kb = std::min(depth, k - k0), stay_bytes = p.bytes(stay, kb);
+        parallel_for(staying, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, kb * stay.unit)),
+                     [&](int64_t begin, int64_t end) {
+                       for (int64_t i = begin; i < end; ++i) p.ready(stay, s0 + i, k0, kb, packed + i * stay_bytes);
+                     });
+        const int64_t flops = 2 * pass.unit * std::max<int64_t>(kb, 1) * divide_up(staying, groups) * stay.unit;
+        parallel_for(groups * passing, std::max<int64_t>(1, kFlopsPerChunk / flops), [&](int64_t begin, int64_t end) {
+          Scratch pass_memory(size_t(p.bytes(pass, kb)));
+          for (int64_t task = begin; task < end; ++task) {
+            const int64_t group = task / passing, q = p0 + task % passing;
+            const char* passer = p.ready(pass, q, k0, kb, pass_memory.as<char>());
+            const int64_t from = staying * group / groups, to = staying * (group + 1) / groups;
+            for (int64_t i = from; i < to; ++i) {
+              const int64_t s = s0 + i;
+              if (task + 1 < end) p.fetch(pass, p0 + (task + 1) % passing, k0, kb, i - from, to - from);
+              const char* stayer = p.direct(stay, s) ? p.place(stay, s, k0) : packed + i * stay_bytes;
+              rows_stay ? run(s, q, stayer, passer, k0, kb) : run(q, s, passer, stayer, k0, kb);
+            }
+          }
+        });
+        if (k == 0) break;
+      }
+    }
+}
+
 }  // namespace
 
 void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e) {
@@ -81,68 +225,23 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
   }
 
   const TileShape shape = kernel.tile_shape[dtype]();
-  const int64_t width = 2 * shape.lanes, panels = divide_up(n, width), tiles = divide_up(m, shape.rows);
-  // Sums are kept in C between blocks of depth, which 16-bit storage would round: there the depth is one block.
-  const int64_t depth = scalar == item ? std::min(k, kDepth) : k;
-  // bfloat16 dot products: packed operands hold pairs along k, each as large as a float.
+  const int64_t width = 2 * shape.lanes;
   const bool pairs = dtype == DType::bf16 && kernel.tile_pairs;
-  const bool pack_a = scalar != item || n >= kPackFrom;
-  auto pack = pairs ? kernel.pack_pairs : kernel.pack_panel[dtype];
-  auto run = pairs ? kernel.tile_pairs : kernel.tile[dtype];
-  Scratch panel_memory(size_t(std::max<int64_t>(depth, 1) * panels * width * scalar));
-  Scratch offset_memory(size_t(std::max<int64_t>(depth, 1)) * sizeof(int64_t));
-  char* packed_b = panel_memory.as<char>();
-  int64_t* offsets = offset_memory.as<int64_t>();
-  for (int64_t i = 0; i < depth; ++i) offsets[i] = i * (pack_a ? shape.rows : a.col);
-  // A task is one row tile with a share of the panels; few row tiles mean that the panels are shared out as well.
-  const int64_t shares = tiles >= 8 ? 1 : std::min(panels, divide_up(8, tiles)), share = divide_up(panels, shares);
-
-  for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth) {
-    const int64_t kb = std::min(depth, k - k0);
-    const int64_t steps = pairs ? (kb + 1) / 2 : kb;  // elements of packed depth
-    const bool first = k0 == 0, last = k0 + kb >= k;
-    // A panel that needs one vector only is packed one vector wide, so that its rows stay together.
-    auto panel_width = [&](int64_t j) { return n - j * width <= shape.lanes ? shape.lanes : width; };
-    parallel_for(
-        panels, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, kb * width)), [&](int64_t begin, int64_t end) {
-          for (int64_t j = begin; j < end; ++j)
-            pack(b.data + (k0 * b.row + j * width * b.col) * item, b.row, b.col, kb,
-                 int(std::min(width, n - j * width)), int(panel_width(j)), packed_b + j * width * steps * scalar);
-        });
-    const int64_t flops = 2 * shape.rows * std::max<int64_t>(kb, 1) * share * width;
-    parallel_for(tiles * shares, std::max<int64_t>(1, kFlopsPerChunk / flops), [&](int64_t begin, int64_t end) {
-      Scratch rows_memory(pack_a ? size_t(shape.rows * kb * scalar) : 0);
-      for (int64_t task = begin; task < end; ++task) {
-        int64_t i = task / shares, from = tile_begin(m, tiles, i), rows = tile_begin(m, tiles, i + 1) - from;
-        const char* a_tile = a.data + (from * a.row + k0 * a.col) * item;
-        Tile t{};
-        t.k = steps;
-        t.a = a_tile;
-        t.a_row = a.row;
-        t.offsets = offsets;
-        t.c_row = ldc;
-        t.c_col = 1;
-        t.accumulate = !first;
-        if (pack_a) {
-          pack(a_tile, a.col, a.row, kb, int(rows), shape.rows, rows_memory.as<char>());
-          t.a = rows_memory.as<char>();
-          t.a_row = 1;
-        }
-        for (int64_t j = task % shares * share; j < std::min(panels, (task % shares + 1) * share); ++j) {
-          t.b = packed_b + j * width * steps * scalar;
-          t.b_step = panel_width(j);
-          t.c = c + (from * ldc + j * width) * item;
-          if (last) {
-            t.bias = e.bias ? static_cast<const char*>(e.bias) + j * width * scalar : nullptr;
-            t.residual = e.residual ? static_cast<const char*>(e.residual) + (from * ldc + j * width) * item : nullptr;
-            t.activation = e.activation;
-          }
-          run(t, int(rows), int(std::min(width, n - j * width)));
-        }
-      }
-    });
-    if (k == 0) break;
-  }
+  const bool direct = scalar == item && b.col == 1 && k * n * item <= kDirectBytes;
+  Product p{kernel,
+            dtype,
+            item,
+            scalar,
+            shape.lanes,
+            pairs,
+            {a.row, a.col, a.data, m, shape.rows, divide_up(m, shape.rows), true},
+            {b.col, b.row, b.data, n, width, divide_up(n, width), false},
+            scalar == item && n <= 128,
+            direct,
+            c,
+            ldc,
+            e};
+  blocked(p, k);
 }
 
 }  // namespace fastnn

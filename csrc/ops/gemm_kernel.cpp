@@ -30,9 +30,24 @@ FASTNN_INLINE V multiply_add(V x, V w, V acc) {
   return fma(x, w, acc);
 }
 
-// The sum over k of R rows by N vectors, into buffer[m * 2 * kLanes + n]. Step is the row step if known, else 0.
-template <class S, int R, int N, int Step, bool Pairs>
-void accumulate(const Tile& t, S* buffer) {
+// Where the sums of a tile go: to[m * to_row + n], with add[m * add_row + n] added if add is given. The lines that will
+// be written in the end begin at c, c_row bytes apart.
+template <class S>
+struct Sink {
+  S* to;
+  int64_t to_row;
+  const S* add;
+  int64_t add_row;
+  const char* c;
+  int64_t c_row;
+};
+
+constexpr int64_t kStepsPerFetch = 4;
+
+// The sum over k of R rows by N vectors. Step is the row step if known, else 0; Packed: a advances by t.a_step instead
+// of t.offsets.
+template <class S, int R, int N, int Step, bool Packed, bool Pairs>
+void accumulate(const Tile& t, Sink<S> sink) {
   using V = Vec<S>;
   V acc[R][N];
 #pragma GCC unroll 16
@@ -42,28 +57,46 @@ void accumulate(const Tile& t, S* buffer) {
   const S* b = static_cast<const S*>(t.b);
   const S* a = static_cast<const S*>(t.a);
   const int64_t step = Step ? Step : t.a_row;
-  for (int64_t k = 0; k < t.k; ++k, b += t.b_step) {
-    const S* p = a + t.offsets[k];
-    V w[N];
+  int64_t k = 0;
+  auto until = [&](int64_t end) __attribute__((always_inline)) {
+    for (; k < end; ++k, b += t.b_step) {
+      const S* p = Packed ? a : a + t.offsets[k];
+      if (Packed) a += t.a_step;
+      V w[N];
 #pragma GCC unroll 2
-    for (int j = 0; j < N; ++j) w[j] = V::load(b + j * V::kLanes);
+      for (int j = 0; j < N; ++j) w[j] = V::load(b + j * V::kLanes);
 #pragma GCC unroll 16
-    for (int m = 0; m < R; ++m) {
-      V x = V(p[m * step]);
+      for (int m = 0; m < R; ++m) {
+        V x = V(p[m * step]);
 #pragma GCC unroll 2
-      for (int j = 0; j < N; ++j) acc[m][j] = multiply_add<Pairs>(x, w[j], acc[m][j]);
+        for (int j = 0; j < N; ++j) acc[m][j] = multiply_add<Pairs>(x, w[j], acc[m][j]);
+      }
     }
+  };
+  // The lines of c are fetched a few steps apart: all at once they would hold up the loads of a and b.
+  if (Packed && sink.c) {
+    for (int line = 0; line < R * N && k + kStepsPerFetch < t.k; ++line) {
+      __builtin_prefetch(sink.c + line / N * sink.c_row + line % N * (N * V::kLanes * sizeof(S) - 1), 1);
+      until(k + kStepsPerFetch);
+    }
+  }
+  until(t.k);
+  if (sink.add) {
+#pragma GCC unroll 16
+    for (int m = 0; m < R; ++m)
+#pragma GCC unroll 2
+      for (int j = 0; j < N; ++j) acc[m][j] = acc[m][j] + V::load(sink.add + m * sink.add_row + j * V::kLanes);
   }
 #pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2
-    for (int j = 0; j < N; ++j) acc[m][j].store(buffer + m * 2 * V::kLanes + j * V::kLanes);
+    for (int j = 0; j < N; ++j) acc[m][j].store(sink.to + m * sink.to_row + j * V::kLanes);
 }
 
-// accumulate<S, rows, N, Step, Pairs> for rows known at run time.
-template <class S, int N, int Step, bool Pairs>
-FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, S* buffer) {
-  with_constant<kMaxRows>(rows, [&](auto r) { accumulate<S, r.value, N, Step, Pairs>(t, buffer); });
+// accumulate for rows known at run time.
+template <class S, int N, int Step, bool Packed, bool Pairs>
+FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, Sink<S> sink) {
+  with_constant<kMaxRows>(rows, [&](auto r) { accumulate<S, r.value, N, Step, Packed, Pairs>(t, sink); });
 }
 
 // Bias, residual, activation, and the store of v at c[at], n lanes of one column.
@@ -82,7 +115,7 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
   using S = Scalar<T>;
   using V = Compute<T>;
   constexpr int64_t kStep = 2 * V::kLanes;
-  const S* bias = static_cast<const S*>(t.bias);
+  const S *bias = static_cast<const S*>(t.bias), *sums = static_cast<const S*>(t.sums);
   const T* residual = static_cast<const T*>(t.residual);
   T* c = static_cast<T*>(t.c);
   if (t.c_col == 1) {
@@ -91,6 +124,7 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
         V v = load<V>(buffer + m * kStep + n, lanes);
         T* to = c + m * t.c_row + n;
         if (t.accumulate) v = v + load<V>(to, lanes);
+        if (sums) v = v + load<V>(sums + m * t.sums_row + n, lanes);
         if (bias) v = v + load<V>(bias + n, lanes);
         if (residual) v = v + load<V>(residual + m * t.c_row + n, lanes);
         store(activate<Any>(t.activation, v), to, lanes);
@@ -123,26 +157,47 @@ void finish(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
     finish_as<T, true>(t, rows, cols, buffer);
 }
 
-template <class S>
-FASTNN_INLINE void accumulate_tile(const Tile& t, int rows, int cols, S* buffer) {
-  if (cols <= Vec<S>::kLanes) {
-    if (t.a_row == 1)
-      accumulate_rows<S, 1, 1, false>(t, rows, buffer);
-    else
-      accumulate_rows<S, 1, 0, false>(t, rows, buffer);
+template <class S, int N>
+FASTNN_INLINE void accumulate_columns(const Tile& t, int rows, Sink<S> sink) {
+  if (!t.offsets)
+    accumulate_rows<S, N, 1, true, false>(t, rows, sink);
+  else if (t.a_row == 1)
+    accumulate_rows<S, N, 1, false, false>(t, rows, sink);
+  else
+    accumulate_rows<S, N, 0, false, false>(t, rows, sink);
+}
+
+template <class S, bool Pairs>
+FASTNN_INLINE void accumulate_tile(const Tile& t, int rows, int cols, Sink<S> sink) {
+  const bool one = cols <= Vec<S>::kLanes;
+  if constexpr (Pairs) {
+    one ? accumulate_rows<S, 1, 1, true, true>(t, rows, sink) : accumulate_rows<S, 2, 1, true, true>(t, rows, sink);
   } else {
-    if (t.a_row == 1)
-      accumulate_rows<S, 2, 1, false>(t, rows, buffer);
-    else
-      accumulate_rows<S, 2, 0, false>(t, rows, buffer);
+    one ? accumulate_columns<S, 1>(t, rows, sink) : accumulate_columns<S, 2>(t, rows, sink);
   }
+}
+
+template <class T, bool Pairs>
+FASTNN_INLINE void tile_of(const Tile& t, int rows, int cols) {
+  using S = Scalar<T>;
+  constexpr int L = Vec<S>::kLanes;
+  const char* lines = static_cast<const char*>(t.c);
+  const int64_t line = t.c_row * int64_t(sizeof(T));
+  if constexpr (sizeof(T) == sizeof(S)) {
+    // Whole vectors that need no more than a sum go from registers to c.
+    if (t.c_col == 1 && cols % L == 0 && !t.bias && !t.residual && !t.sums && t.activation == Activation::none) {
+      S* c = static_cast<S*>(t.c);
+      return accumulate_tile<S, Pairs>(t, rows, cols, {c, t.c_row, t.accumulate ? c : nullptr, t.c_row, lines, line});
+    }
+  }
+  alignas(64) S buffer[kMaxRows * 2 * kMaxLanes];
+  accumulate_tile<S, Pairs>(t, rows, cols, {buffer, 2 * L, nullptr, 0, lines, line});
+  finish<T>(t, rows, cols, buffer);
 }
 
 template <class T>
 void tile(const Tile& t, int rows, int cols) {
-  alignas(64) Scalar<T> buffer[kMaxRows * 2 * kMaxLanes];
-  accumulate_tile(t, rows, cols, buffer);
-  finish<T>(t, rows, cols, buffer);
+  tile_of<T, false>(t, rows, cols);
 }
 
 // Writes positions 0 to 3, which stand in `buffer` like a tile's values, where the tile writes its own.
@@ -170,10 +225,10 @@ void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* posit
   using V = Compute<T>;
   constexpr int64_t kStep = 2 * V::kLanes;
   alignas(64) S up[kMaxRows * 2 * kMaxLanes], down[kMaxRows * 2 * kMaxLanes], where[kMaxRows * kMaxLanes];
-  accumulate_tile(t, rows, cols, up);
+  accumulate_tile<S, false>(t, rows, cols, {up, kStep, nullptr, 0, nullptr, 0});
   Tile second = t;
   second.a = static_cast<const S*>(t.a) + a_down;
-  accumulate_tile(second, rows, cols, down);
+  accumulate_tile<S, false>(second, rows, cols, {down, kStep, nullptr, 0, nullptr, 0});
   for (int j = 0; j < rows / 2; ++j)
     for (int n = 0; n < cols; n += V::kLanes) {
       const S *a = up + 2 * j * kStep + n, *b = down + 2 * j * kStep + n;
@@ -194,29 +249,82 @@ void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* posit
 }
 
 #if FASTNN_ISA_ID == 3
-void tile_pairs(const Tile& t, int rows, int cols) {
-  alignas(64) float buffer[kMaxRows * 2 * kMaxLanes];
-  if (cols <= Vec<float>::kLanes)
-    accumulate_rows<float, 1, 1, true>(t, rows, buffer);
-  else
-    accumulate_rows<float, 2, 1, true>(t, rows, buffer);
-  finish<bf16>(t, rows, cols, buffer);
+void tile_pairs(const Tile& t, int rows, int cols) { tile_of<bf16, true>(t, rows, cols); }
+void tile_pairs_sums(const Tile& t, int rows, int cols) { tile_of<float, true>(t, rows, cols); }
+
+// The bfloat16 pairs (k, k + 1) of one column for k up to `depth` <= 32 from p on, which follow each other.
+FASTNN_INLINE Vec<float> load_pairs(const bf16* p, int64_t depth) {
+  const __mmask32 in = depth >= 32 ? ~__mmask32(0) : (__mmask32(1) << depth) - 1;
+  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(in, p));
 }
 
 void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int cols, int width, void* to) {
   const bf16* b = static_cast<const bf16*>(from);
-  bf16* panel = static_cast<bf16*>(to);
-  const bf16 zero = {0};
-  for (int64_t i = 0; i < k; i += 2, panel += 2 * width)
+  float* panel = static_cast<float*>(to);
+  const int64_t pairs = (k + 1) / 2;
+  if (step_k == 1) {
+    alignas(64) float block[16 * 16];
+    for (int64_t i = 0; i < pairs; i += 16)
+      for (int n = 0; n < width; n += 16) {
+        const int have = int(greater(0, lesser(16, cols - n))), room = int(lesser(16, width - n));
+        for (int j = 0; j < have; ++j) load_pairs(b + (n + j) * step_n + 2 * i, k - 2 * i).store(block + j * 16);
+        transpose_block(block, 16, have, int(lesser(16, pairs - i)),
+                        [&](int j, Vec<float> v) { v.store(panel + (i + j) * width + n, room); });
+      }
+    return;
+  }
+  if (step_n == 1) {
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int64_t i = 0; i < k; i += 2, panel += width)
+      for (int n = 0; n < width; n += 32) {
+        const int have = int(lesser(32, cols - n)), room = int(lesser(32, width - n));
+        const bf16* p = b + i * step_k + n;
+        const __m512i even = _mm512_castps_si512(load_pairs(p, have).v);
+        const __m512i odd = i + 1 < k ? _mm512_castps_si512(load_pairs(p + step_k, have).v) : _mm512_setzero_si512();
+        const Vec<float> first = _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, low, odd));
+        first.store(panel + n, int(lesser(16, room)));
+        if (room > 16)
+          Vec<float>(_mm512_castsi512_ps(_mm512_permutex2var_epi16(even, high, odd))).store(panel + n + 16, room - 16);
+      }
+    return;
+  }
+  bf16* each = static_cast<bf16*>(to);
+  for (int64_t i = 0; i < k; i += 2, each += 2 * width)
     for (int n = 0; n < width; ++n) {
       const bf16* p = b + i * step_k + n * step_n;
-      panel[2 * n] = n < cols ? p[0] : zero;
-      panel[2 * n + 1] = n < cols && i + 1 < k ? p[step_k] : zero;
+      each[2 * n] = n < cols ? p[0] : bf16{0};
+      each[2 * n + 1] = n < cols && i + 1 < k ? p[step_k] : bf16{0};
     }
 }
 #else
-constexpr decltype(nullptr) tile_pairs = nullptr, pack_pairs = nullptr;
+constexpr decltype(nullptr) tile_pairs = nullptr, tile_pairs_sums = nullptr, pack_pairs = nullptr;
 #endif
+
+// Rows of a panel from consecutive elements. Rows that are narrower than a vector are stored as whole ones, which the
+// next row overwrites.
+template <class T>
+FASTNN_INLINE void pack_lines(const T* b, int64_t step_k, int64_t k, int cols, int width, Scalar<T>* panel) {
+  using V = Compute<T>;
+  constexpr int L = V::kLanes;
+  if (cols == width && width == 2 * L) {
+    for (int64_t i = 0; i < k; ++i, b += step_k, panel += width) {
+      const V low = V::load(b), high = V::load(b + L);
+      low.store(panel);
+      high.store(panel + L);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < k; ++i, b += step_k, panel += width)
+    for (int n = 0; n < width; n += L) {
+      const V v = V::load(b + n, int(greater(0, lesser(L, cols - n))));
+      if (width - n >= L || i + 1 < k)
+        v.store(panel + n);
+      else
+        v.store(panel + n, width - n);
+    }
+}
 
 template <class T>
 void pack_panel(const void* from, int64_t step_k, int64_t step_n, int64_t k, int cols, int width, void* to) {
@@ -224,32 +332,36 @@ void pack_panel(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
   using V = Compute<T>;
   const T* b = static_cast<const T*>(from);
   S* panel = static_cast<S*>(to);
-  if (step_n == 1) {
-    for (int64_t i = 0; i < k; ++i)
-      for (int n = 0; n < width; n += V::kLanes) {
-        int have = int(greater(0, lesser(V::kLanes, cols - n))), room = int(lesser(V::kLanes, width - n));
-        V::load(b + i * step_k + n, have).store(panel + i * width + n, room);
-      }
-    return;
-  }
-  // Lanes run along k: convert a block of vectors, then turn it.
+  if (step_n == 1) return pack_lines(b, step_k, k, cols, width, panel);
+  // Lanes run along k: a block of vectors is turned.
   constexpr int L = V::kLanes;
   alignas(64) S block[kMaxLanes * kMaxLanes];
   for (int64_t k0 = 0; k0 < k; k0 += L) {
-    int depth = int(lesser(L, k - k0));
+    const int depth = int(lesser(L, k - k0));
     for (int n = 0; n < width; n += L) {
-      int room = int(lesser(L, width - n));
-      for (int i = 0; i < room; ++i) {
-        const T* p = b + (n + i) * step_n + k0 * step_k;
-        if (n + i >= cols) {
-          V(S(0)).store(block + i * L);
-        } else if (step_k == 1) {
-          V::load(p, depth).store(block + i * L);
-        } else {
-          for (int j = 0; j < depth; ++j) V::load(p + j * step_k, 1).store(block + i * L + j, 1);
+      const int have = int(greater(0, lesser(L, cols - n))), room = int(lesser(L, width - n));
+      const T* first = b + n * step_n + k0 * step_k;
+      auto emit = [&](int j, V v) {
+        S* line = panel + (k0 + j) * width + n;
+        if (room == L || (width < L && k0 + j + 1 < k))
+          v.store(line);
+        else
+          v.store(line, room);
+      };
+      if constexpr (sizeof(T) == sizeof(S)) {
+        if (step_k == 1) {
+          transpose_block(first, step_n, have, depth, emit);
+          continue;
         }
       }
-      transpose_block(block, L, room, depth, [&](int j, V v) { v.store(panel + (k0 + j) * width + n, room); });
+      for (int i = 0; i < have; ++i) {
+        const T* p = first + i * step_n;
+        if (step_k == 1)
+          V::load(p, depth).store(block + i * L);
+        else
+          for (int j = 0; j < depth; ++j) V::load(p + j * step_k, 1).store(block + i * L + j, 1);
+      }
+      transpose_block(block, L, have, depth, emit);
     }
   }
 }

@@ -1,5 +1,5 @@
 // Calls emit(j, v) for j < cols with v[i] = from[i * from_step + j] for i < rows: a block at most kLanes wide and high,
-// in registers. What v holds from lane `rows` on is not specified.
+// in registers. Lanes of v from `rows` on are zero.
 #pragma once
 #include "simd.h"
 
