@@ -16,7 +16,14 @@ constexpr int64_t kResident = 900 << 10;
 constexpr int64_t kSuper = 2048;             // rows and columns of C that are done before the next ones are begun
 constexpr int64_t kFewRows = 4;              // up to here reading B once is all that matters
 constexpr int64_t kFlopsPerChunk = 1 << 20;  // about 10 us
-constexpr int64_t kDirectBytes = 128 << 10;  // a row-major B of this size is read as it lies
+constexpr int64_t kDirectBytes = 256 << 10;  // a row-major B of this size is read as it lies
+
+// parallel_for in equal shares: with few large items a chunk size that is rounded up would leave a thread waiting.
+template <class F>
+void for_shares(int64_t n, int64_t grain, F&& fn) {
+  const int64_t shares = std::clamp<int64_t>(n / grain, 1, num_threads() == 1 ? 1 : 8 * num_threads());
+  parallel_for(shares, 1, [&](int64_t begin, int64_t end) { fn(n * begin / shares, n * end / shares); });
+}
 
 // Few rows times a row-major B, which is read once as it lies: blocks of k give partial rows, added in order.
 void few_rows(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc,
@@ -67,6 +74,11 @@ struct Side {
   int64_t count(int64_t i) const { return begin(i + 1) - begin(i); }
 };
 
+// Brings a share of some memory to L2.
+void fetch_bytes(const char* from, int64_t bytes, int64_t part, int64_t parts) {
+  for (int64_t b = bytes * part / parts; b < bytes * (part + 1) / parts; b += 64) __builtin_prefetch(from + b, 0, 2);
+}
+
 struct Product {
   const GemmKernels& kernel;
   DType dtype;
@@ -116,7 +128,7 @@ void blocked(Product& p, int64_t k) {
   const int64_t blocks = std::max<int64_t>(1, divide_up(k, kDepth)), depth = divide_up(divide_up(k, blocks), 2) * 2;
   const bool partial = blocks > 1 && p.item != p.scalar;
   const int64_t stay_super = std::max<int64_t>(1, kSuper / stay.unit);
-  const int64_t pass_super = partial ? std::max<int64_t>(1, kSuper / pass.unit) : pass.items;
+  const int64_t pass_super = std::max<int64_t>(1, kSuper / pass.unit);
   const int64_t resident = std::max<int64_t>(1, kResident / std::max<int64_t>(1, p.bytes(stay, depth)));
   Scratch packed_memory(size_t(std::min(stay_super, stay.items) * p.bytes(stay, depth)));
   Scratch offsets_memory(p.direct_rows ? size_t(depth) * sizeof(int64_t) : 0);
@@ -171,27 +183,39 @@ void blocked(Product& p, int64_t k) {
       const int64_t passing = std::min(pass_super, pass.items - p0), staying = std::min(stay_super, stay.items - s0);
       p.sums_first_row = p.rows.begin(rows_stay ? s0 : p0);
       p.sums_first_col = p.cols.begin(rows_stay ? p0 : s0);
-      // Few passing items mean that more blocks are needed to give every thread some.
+      // Few passing items mean that more groups are needed to give every thread some.
       const int64_t wanted = std::max(divide_up(staying, resident), divide_up(4 * num_threads(), passing));
       const int64_t groups = std::min(staying, wanted);
+      const bool ahead = groups > 1;  // several groups need each passing item: it is packed once
+      Scratch passers_memory(ahead ? size_t(passing * p.bytes(pass, depth)) : 0);
+      char* passers = passers_memory.as<char>();
       for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth) {
-        const int64_t kb = std::min(depth, k - k0), stay_bytes = p.bytes(stay, kb);
-        parallel_for(staying, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, kb * stay.unit)),
-                     [&](int64_t begin, int64_t end) {
-                       for (int64_t i = begin; i < end; ++i) p.ready(stay, s0 + i, k0, kb, packed + i * stay_bytes);
-                     });
+        const int64_t kb = std::min(depth, k - k0), stay_bytes = p.bytes(stay, kb), pass_bytes = p.bytes(pass, kb);
+        auto pack_all = [&](const Side& side, int64_t first, int64_t count, char* to) {
+          const int64_t bytes = p.bytes(side, kb);
+          for_shares(count, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, bytes)), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) p.ready(side, first + i, k0, kb, to + i * bytes);
+          });
+        };
+        pack_all(stay, s0, staying, packed);
+        if (ahead) pack_all(pass, p0, passing, passers);
         const int64_t flops = 2 * pass.unit * std::max<int64_t>(kb, 1) * divide_up(staying, groups) * stay.unit;
-        parallel_for(groups * passing, std::max<int64_t>(1, kFlopsPerChunk / flops), [&](int64_t begin, int64_t end) {
-          Scratch pass_memory(size_t(p.bytes(pass, kb)));
+        for_shares(groups * passing, std::max<int64_t>(1, kFlopsPerChunk / flops), [&](int64_t begin, int64_t end) {
+          Scratch pass_memory(ahead ? 0 : size_t(pass_bytes));
           for (int64_t task = begin; task < end; ++task) {
-            const int64_t group = task / passing, q = p0 + task % passing;
-            const char* passer = p.ready(pass, q, k0, kb, pass_memory.as<char>());
+            const int64_t group = task / passing, q = task % passing;
+            const char* passer = passers + q * pass_bytes;
+            if (!ahead || p.direct(pass, p0 + q)) passer = p.ready(pass, p0 + q, k0, kb, pass_memory.as<char>());
             const int64_t from = staying * group / groups, to = staying * (group + 1) / groups;
             for (int64_t i = from; i < to; ++i) {
+              if (task + 1 < end) {
+                const int64_t next = (task + 1) % passing;
+                ahead ? fetch_bytes(passers + next * pass_bytes, pass_bytes, i - from, to - from)
+                      : p.fetch(pass, p0 + next, k0, kb, i - from, to - from);
+              }
               const int64_t s = s0 + i;
-              if (task + 1 < end) p.fetch(pass, p0 + (task + 1) % passing, k0, kb, i - from, to - from);
               const char* stayer = p.direct(stay, s) ? p.place(stay, s, k0) : packed + i * stay_bytes;
-              rows_stay ? run(s, q, stayer, passer, k0, kb) : run(q, s, passer, stayer, k0, kb);
+              rows_stay ? run(s, p0 + q, stayer, passer, k0, kb) : run(p0 + q, s, passer, stayer, k0, kb);
             }
           }
         });
@@ -227,6 +251,9 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
   const TileShape shape = kernel.tile_shape[dtype]();
   const int64_t width = 2 * shape.lanes;
   const bool pairs = dtype == DType::bf16 && kernel.tile_pairs;
+  // A few tiles are made a multiple of the threads.
+  const int64_t least = divide_up(m, shape.rows), threads = num_threads();
+  const int64_t tiles = least >= threads && least < 16 * threads ? divide_up(least, threads) * threads : least;
   const bool direct = scalar == item && b.col == 1 && k * n * item <= kDirectBytes;
   Product p{kernel,
             dtype,
@@ -234,7 +261,7 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
             scalar,
             shape.lanes,
             pairs,
-            {a.row, a.col, a.data, m, shape.rows, divide_up(m, shape.rows), true},
+            {a.row, a.col, a.data, m, shape.rows, tiles, true},
             {b.col, b.row, b.data, n, width, divide_up(n, width), false},
             scalar == item && n <= 128,
             direct,
