@@ -1,5 +1,7 @@
 #include "gemm.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -9,14 +11,24 @@
 namespace fastnn {
 namespace {
 
-// Depth of a block: with it a packed tile of rows (14 x 512 floats) stays in L1 while panels pass by.
-constexpr int64_t kDepth = 512;
-// Bytes of packed panels (or of packed row tiles) that stay in L2 while the other operand passes by.
-constexpr int64_t kResident = 900 << 10;
+// Bytes of depth of a block in each packed row or column. A block of bfloat16 has more, as it spares a pass over sums.
+constexpr int64_t kDepthBytes = 2048, kPairDepthBytes = 4096;
 constexpr int64_t kSuper = 2048;             // rows and columns of C that are done before the next ones are begun
 constexpr int64_t kFewRows = 4;              // up to here reading B once is all that matters
 constexpr int64_t kFlopsPerChunk = 1 << 20;  // about 10 us
 constexpr int64_t kDirectBytes = 256 << 10;  // a row-major B of this size is read as it lies
+
+// Bytes of packed panels (or of packed row tiles) that stay in L2 while the other operand passes by.
+int64_t resident_bytes() {
+  static const int64_t bytes = [] {
+    int64_t l2 = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return l2 > 0 ? std::clamp<int64_t>(l2 / 8 * 7, 192 << 10, 2 << 20) : 448 << 10;
+  }();
+  return bytes;
+}
 
 // parallel_for in equal shares: with few large items a chunk size that is rounded up would leave a thread waiting.
 template <class F>
@@ -125,11 +137,13 @@ struct Product {
 void blocked(Product& p, int64_t k) {
   const bool rows_stay = p.rows.size < p.cols.size;
   const Side &stay = rows_stay ? p.rows : p.cols, &pass = rows_stay ? p.cols : p.rows;
-  const int64_t blocks = std::max<int64_t>(1, divide_up(k, kDepth)), depth = divide_up(divide_up(k, blocks), 2) * 2;
+  const int64_t blocks =
+      std::max<int64_t>(1, divide_up(p.steps(k) * p.scalar, p.pairs ? kPairDepthBytes : kDepthBytes));
+  const int64_t depth = divide_up(divide_up(k, blocks), 2) * 2;
   const bool partial = blocks > 1 && p.item != p.scalar;
   const int64_t stay_super = std::max<int64_t>(1, kSuper / stay.unit);
   const int64_t pass_super = std::max<int64_t>(1, kSuper / pass.unit);
-  const int64_t resident = std::max<int64_t>(1, kResident / std::max<int64_t>(1, p.bytes(stay, depth)));
+  const int64_t resident = std::max<int64_t>(1, resident_bytes() / std::max<int64_t>(1, p.bytes(stay, depth)));
   Scratch packed_memory(size_t(std::min(stay_super, stay.items) * p.bytes(stay, depth)));
   Scratch offsets_memory(p.direct_rows ? size_t(depth) * sizeof(int64_t) : 0);
   int64_t* offsets = p.direct_rows ? offsets_memory.as<int64_t>() : nullptr;

@@ -32,11 +32,11 @@ FASTNN_INLINE V multiply_add(V x, V w, V acc) {
 
 // Where the sums of a tile go: to[m * to_row + n], with add[m * add_row + n] added if add is given. The lines that will
 // be written in the end begin at c, c_row bytes apart.
-template <class S>
+template <class Out>
 struct Sink {
-  S* to;
+  Out* to;
   int64_t to_row;
-  const S* add;
+  const Out* add;
   int64_t add_row;
   const char* c;
   int64_t c_row;
@@ -46,8 +46,8 @@ constexpr int64_t kStepsPerFetch = 4;
 
 // The sum over k of R rows by N vectors. Step is the row step if known, else 0; Packed: a advances by t.a_step instead
 // of t.offsets.
-template <class S, int R, int N, int Step, bool Packed, bool Pairs>
-void accumulate(const Tile& t, Sink<S> sink) {
+template <class S, class Out, int R, int N, int Step, bool Packed, bool Pairs>
+void accumulate(const Tile& t, Sink<Out> sink) {
   using V = Vec<S>;
   V acc[R][N];
 #pragma GCC unroll 16
@@ -94,9 +94,9 @@ void accumulate(const Tile& t, Sink<S> sink) {
 }
 
 // accumulate for rows known at run time.
-template <class S, int N, int Step, bool Packed, bool Pairs>
-FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, Sink<S> sink) {
-  with_constant<kMaxRows>(rows, [&](auto r) { accumulate<S, r.value, N, Step, Packed, Pairs>(t, sink); });
+template <class S, class Out, int N, int Step, bool Packed, bool Pairs>
+FASTNN_INLINE void accumulate_rows(const Tile& t, int rows, Sink<Out> sink) {
+  with_constant<kMaxRows>(rows, [&](auto r) { accumulate<S, Out, r.value, N, Step, Packed, Pairs>(t, sink); });
 }
 
 // Bias, residual, activation, and the store of v at c[at], n lanes of one column.
@@ -160,18 +160,19 @@ void finish(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
 template <class S, int N>
 FASTNN_INLINE void accumulate_columns(const Tile& t, int rows, Sink<S> sink) {
   if (!t.offsets)
-    accumulate_rows<S, N, 1, true, false>(t, rows, sink);
+    accumulate_rows<S, S, N, 1, true, false>(t, rows, sink);
   else if (t.a_row == 1)
-    accumulate_rows<S, N, 1, false, false>(t, rows, sink);
+    accumulate_rows<S, S, N, 1, false, false>(t, rows, sink);
   else
-    accumulate_rows<S, N, 0, false, false>(t, rows, sink);
+    accumulate_rows<S, S, N, 0, false, false>(t, rows, sink);
 }
 
-template <class S, bool Pairs>
-FASTNN_INLINE void accumulate_tile(const Tile& t, int rows, int cols, Sink<S> sink) {
+template <class S, bool Pairs, class Out>
+FASTNN_INLINE void accumulate_tile(const Tile& t, int rows, int cols, Sink<Out> sink) {
   const bool one = cols <= Vec<S>::kLanes;
   if constexpr (Pairs) {
-    one ? accumulate_rows<S, 1, 1, true, true>(t, rows, sink) : accumulate_rows<S, 2, 1, true, true>(t, rows, sink);
+    one ? accumulate_rows<S, Out, 1, 1, true, true>(t, rows, sink)
+        : accumulate_rows<S, Out, 2, 1, true, true>(t, rows, sink);
   } else {
     one ? accumulate_columns<S, 1>(t, rows, sink) : accumulate_columns<S, 2>(t, rows, sink);
   }
@@ -183,15 +184,16 @@ FASTNN_INLINE void tile_of(const Tile& t, int rows, int cols) {
   constexpr int L = Vec<S>::kLanes;
   const char* lines = static_cast<const char*>(t.c);
   const int64_t line = t.c_row * int64_t(sizeof(T));
-  if constexpr (sizeof(T) == sizeof(S)) {
+  if constexpr (Pairs || sizeof(T) == sizeof(S)) {
     // Whole vectors that need no more than a sum go from registers to c.
     if (t.c_col == 1 && cols % L == 0 && !t.bias && !t.residual && !t.sums && t.activation == Activation::none) {
-      S* c = static_cast<S*>(t.c);
-      return accumulate_tile<S, Pairs>(t, rows, cols, {c, t.c_row, t.accumulate ? c : nullptr, t.c_row, lines, line});
+      T* c = static_cast<T*>(t.c);
+      return accumulate_tile<S, Pairs, T>(t, rows, cols,
+                                          {c, t.c_row, t.accumulate ? c : nullptr, t.c_row, lines, line});
     }
   }
   alignas(64) S buffer[kMaxRows * 2 * kMaxLanes];
-  accumulate_tile<S, Pairs>(t, rows, cols, {buffer, 2 * L, nullptr, 0, lines, line});
+  accumulate_tile<S, Pairs, S>(t, rows, cols, {buffer, 2 * L, nullptr, 0, lines, line});
   finish<T>(t, rows, cols, buffer);
 }
 
@@ -225,10 +227,10 @@ void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* posit
   using V = Compute<T>;
   constexpr int64_t kStep = 2 * V::kLanes;
   alignas(64) S up[kMaxRows * 2 * kMaxLanes], down[kMaxRows * 2 * kMaxLanes], where[kMaxRows * kMaxLanes];
-  accumulate_tile<S, false>(t, rows, cols, {up, kStep, nullptr, 0, nullptr, 0});
+  accumulate_tile<S, false, S>(t, rows, cols, {up, kStep, nullptr, 0, nullptr, 0});
   Tile second = t;
   second.a = static_cast<const S*>(t.a) + a_down;
-  accumulate_tile<S, false>(second, rows, cols, {down, kStep, nullptr, 0, nullptr, 0});
+  accumulate_tile<S, false, S>(second, rows, cols, {down, kStep, nullptr, 0, nullptr, 0});
   for (int j = 0; j < rows / 2; ++j)
     for (int n = 0; n < cols; n += V::kLanes) {
       const S *a = up + 2 * j * kStep + n, *b = down + 2 * j * kStep + n;
