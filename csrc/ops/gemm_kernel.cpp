@@ -250,6 +250,32 @@ void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* posit
   if (position) finish_positions<T>(t, rows / 2, cols, where, position);
 }
 
+// panel[i * width + n] from columns n < cols that have their elements one after the other: load(n, i) gives elements
+// i, i + 1, ... of column n, zero from `depth` on.
+template <class S, class Load>
+FASTNN_INLINE void turn_panel(int64_t depth, int cols, int width, S* panel, Load&& load) {
+  using V = Vec<S>;
+  constexpr int L = V::kLanes;
+  // A vector's columns are taken some lines deep before the next ones: lines that are a multiple of 4 KB apart share
+  // few places in L1, and what is fetched ahead should still be there.
+  constexpr int64_t kLines = 4 * L;
+  for (int64_t from = 0; from < depth; from += kLines)
+    for (int n = 0; n < width; n += L)
+      for (int64_t i = from; i < lesser(depth, from + kLines); i += L) {
+        const int have = int(greater(0, lesser(L, cols - n))), room = int(lesser(L, width - n));
+        transpose_rows<V>(
+            have, int(lesser(L, depth - i)), [&](int r) __attribute__((always_inline)) { return load(n + r, i); },
+            [&](int j, V v) __attribute__((always_inline)) {
+              // A row narrower than a vector is stored as a whole one, which the next rows overwrite.
+              const int64_t at = (i + j) * width + n;
+              if (room == L || (width < L && at + L <= depth * width))
+                v.store(panel + at);
+              else
+                v.store(panel + at, room);
+            });
+      }
+}
+
 #if FASTNN_ISA_ID == 3
 void tile_pairs(const Tile& t, int rows, int cols) { tile_of<bf16, true>(t, rows, cols); }
 void tile_pairs_sums(const Tile& t, int rows, int cols) { tile_of<float, true>(t, rows, cols); }
@@ -263,16 +289,10 @@ FASTNN_INLINE Vec<float> load_pairs(const bf16* p, int64_t depth) {
 void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int cols, int width, void* to) {
   const bf16* b = static_cast<const bf16*>(from);
   float* panel = static_cast<float*>(to);
-  const int64_t pairs = (k + 1) / 2;
   if (step_k == 1) {
-    alignas(64) float block[16 * 16];
-    for (int64_t i = 0; i < pairs; i += 16)
-      for (int n = 0; n < width; n += 16) {
-        const int have = int(greater(0, lesser(16, cols - n))), room = int(lesser(16, width - n));
-        for (int j = 0; j < have; ++j) load_pairs(b + (n + j) * step_n + 2 * i, k - 2 * i).store(block + j * 16);
-        transpose_block(block, 16, have, int(lesser(16, pairs - i)),
-                        [&](int j, Vec<float> v) { v.store(panel + (i + j) * width + n, room); });
-      }
+    turn_panel((k + 1) / 2, cols, width, panel, [&](int64_t n, int64_t pair) __attribute__((always_inline)) {
+      return load_pairs(b + n * step_n + 2 * pair, k - 2 * pair);
+    });
     return;
   }
   if (step_n == 1) {
@@ -304,8 +324,8 @@ void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
 constexpr decltype(nullptr) tile_pairs = nullptr, tile_pairs_sums = nullptr, pack_pairs = nullptr;
 #endif
 
-// Rows of a panel from consecutive elements. Rows that are narrower than a vector are stored as whole ones, which the
-// next row overwrites.
+// Rows of a panel from consecutive elements. Rows that end within a vector are stored as whole ones, which the next
+// rows overwrite.
 template <class T>
 FASTNN_INLINE void pack_lines(const T* b, int64_t step_k, int64_t k, int cols, int width, Scalar<T>* panel) {
   using V = Compute<T>;
@@ -321,7 +341,7 @@ FASTNN_INLINE void pack_lines(const T* b, int64_t step_k, int64_t k, int cols, i
   for (int64_t i = 0; i < k; ++i, b += step_k, panel += width)
     for (int n = 0; n < width; n += L) {
       const V v = V::load(b + n, int(greater(0, lesser(L, cols - n))));
-      if (width - n >= L || i + 1 < k)
+      if (width - n >= L || (k - i) * width >= n + L)
         v.store(panel + n);
       else
         v.store(panel + n, width - n);
@@ -335,37 +355,16 @@ void pack_panel(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
   const T* b = static_cast<const T*>(from);
   S* panel = static_cast<S*>(to);
   if (step_n == 1) return pack_lines(b, step_k, k, cols, width, panel);
-  // Lanes run along k: a block of vectors is turned.
-  constexpr int L = V::kLanes;
-  alignas(64) S block[kMaxLanes * kMaxLanes];
-  for (int64_t k0 = 0; k0 < k; k0 += L) {
-    const int depth = int(lesser(L, k - k0));
-    for (int n = 0; n < width; n += L) {
-      const int have = int(greater(0, lesser(L, cols - n))), room = int(lesser(L, width - n));
-      const T* first = b + n * step_n + k0 * step_k;
-      auto emit = [&](int j, V v) {
-        S* line = panel + (k0 + j) * width + n;
-        if (room == L || (width < L && k0 + j + 1 < k))
-          v.store(line);
-        else
-          v.store(line, room);
-      };
-      if constexpr (sizeof(T) == sizeof(S)) {
-        if (step_k == 1) {
-          transpose_block(first, step_n, have, depth, emit);
-          continue;
-        }
-      }
-      for (int i = 0; i < have; ++i) {
-        const T* p = first + i * step_n;
-        if (step_k == 1)
-          V::load(p, depth).store(block + i * L);
-        else
-          for (int j = 0; j < depth; ++j) V::load(p + j * step_k, 1).store(block + i * L + j, 1);
-      }
-      transpose_block(block, L, have, depth, emit);
-    }
+  if (step_k == 1) {
+    turn_panel(k, cols, width, panel, [&](int64_t n, int64_t i) __attribute__((always_inline)) {
+      return V::load(b + n * step_n + i, int(lesser(V::kLanes, k - i)));
+    });
+    return;
   }
+  for (int64_t i = 0; i < k; ++i)
+    for (int n = 0; n < width; ++n)
+      n < cols ? V::load(b + i * step_k + n * step_n, 1).store(panel + i * width + n, 1)
+               : V(S(0)).store(panel + i * width + n, 1);
 }
 
 template <class T, int N>
