@@ -51,36 +51,36 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::empty>(m, "empty", "shape, dtype, device");
   ok &= add<ops::full>(m, "full", "shape, value, dtype, device");
   ok &= add<ops::fill, Devices::same>(m, "fill", "target, value");
-  ok &= add<ops::arithmetic<Binary::add>>(m, "add", "input, other");
-  ok &= add<ops::arithmetic<Binary::sub>>(m, "sub", "input, other");
-  ok &= add<ops::arithmetic<Binary::mul>>(m, "mul", "input, other");
-  ok &= add<ops::arithmetic<Binary::div>>(m, "div", "input, other");
-  ok &= add<ops::arithmetic<Binary::pow>>(m, "pow", "input, exponent");
-  ok &= add<ops::arithmetic<Binary::maximum>>(m, "maximum", "input, other");
-  ok &= add<ops::arithmetic<Binary::minimum>>(m, "minimum", "input, other");
-  ok &= add<ops::arithmetic<Binary::bit_and>>(m, "bitwise_and", "input, other");
-  ok &= add<ops::arithmetic<Binary::bit_or>>(m, "bitwise_or", "input, other");
-  ok &= add<ops::arithmetic<Binary::bit_xor>>(m, "bitwise_xor", "input, other");
-  ok &= add<ops::arithmetic_in_place<Binary::add>>(m, "add_in_place", "target, other");
-  ok &= add<ops::arithmetic_in_place<Binary::sub>>(m, "sub_in_place", "target, other");
-  ok &= add<ops::arithmetic_in_place<Binary::mul>>(m, "mul_in_place", "target, other");
-  ok &= add<ops::arithmetic_in_place<Binary::div>>(m, "div_in_place", "target, other");
+  ok &= add<ops::arithmetic<Binary::add>, Devices::same>(m, "add", "input, other");
+  ok &= add<ops::arithmetic<Binary::sub>, Devices::same>(m, "sub", "input, other");
+  ok &= add<ops::arithmetic<Binary::mul>, Devices::same>(m, "mul", "input, other");
+  ok &= add<ops::arithmetic<Binary::div>, Devices::same>(m, "div", "input, other");
+  ok &= add<ops::arithmetic<Binary::pow>, Devices::same>(m, "pow", "input, exponent");
+  ok &= add<ops::arithmetic<Binary::maximum>, Devices::same>(m, "maximum", "input, other");
+  ok &= add<ops::arithmetic<Binary::minimum>, Devices::same>(m, "minimum", "input, other");
+  ok &= add<ops::arithmetic<Binary::bit_and>, Devices::same>(m, "bitwise_and", "input, other");
+  ok &= add<ops::arithmetic<Binary::bit_or>, Devices::same>(m, "bitwise_or", "input, other");
+  ok &= add<ops::arithmetic<Binary::bit_xor>, Devices::same>(m, "bitwise_xor", "input, other");
+  ok &= add<ops::arithmetic_in_place<Binary::add>, Devices::same>(m, "add_in_place", "target, other");
+  ok &= add<ops::arithmetic_in_place<Binary::sub>, Devices::same>(m, "sub_in_place", "target, other");
+  ok &= add<ops::arithmetic_in_place<Binary::mul>, Devices::same>(m, "mul_in_place", "target, other");
+  ok &= add<ops::arithmetic_in_place<Binary::div>, Devices::same>(m, "div_in_place", "target, other");
   // comparison
-  ok &= add<ops::compare<ops::Comparison::eq>>(m, "eq", "input, other");
-  ok &= add<ops::compare<ops::Comparison::ne>>(m, "ne", "input, other");
-  ok &= add<ops::compare<ops::Comparison::lt>>(m, "lt", "input, other");
-  ok &= add<ops::compare<ops::Comparison::le>>(m, "le", "input, other");
-  ok &= add<ops::compare<ops::Comparison::gt>>(m, "gt", "input, other");
-  ok &= add<ops::compare<ops::Comparison::ge>>(m, "ge", "input, other");
-  ok &= add<ops::where>(m, "where", "condition, input, other");
+  ok &= add<ops::compare<Comparison::eq>, Devices::same>(m, "eq", "input, other");
+  ok &= add<ops::compare<Comparison::ne>, Devices::same>(m, "ne", "input, other");
+  ok &= add<ops::compare<Comparison::lt>, Devices::same>(m, "lt", "input, other");
+  ok &= add<ops::compare<Comparison::le>, Devices::same>(m, "le", "input, other");
+  ok &= add<ops::compare<Comparison::gt>, Devices::same>(m, "gt", "input, other");
+  ok &= add<ops::compare<Comparison::ge>, Devices::same>(m, "ge", "input, other");
+  ok &= add<ops::where, Devices::same>(m, "where", "condition, input, other");
   // reduction
-  ok &= add<ops::sum>(m, "sum", "input, dim, keepdim");
-  ok &= add<ops::mean>(m, "mean", "input, dim, keepdim");
-  ok &= add<ops::sum_to>(m, "sum_to", "input, shape");
-  ok &= add<ops::amax>(m, "amax", "input, dim, keepdim");
-  ok &= add<ops::amin>(m, "amin", "input, dim, keepdim");
-  ok &= add<ops::max_along>(m, "max_along", "input, dim, keepdim");
-  ok &= add<ops::min_along>(m, "min_along", "input, dim, keepdim");
+  ok &= add<ops::sum, Devices::same>(m, "sum", "input, dim, keepdim");
+  ok &= add<ops::mean, Devices::same>(m, "mean", "input, dim, keepdim");
+  ok &= add<ops::sum_to, Devices::same>(m, "sum_to", "input, shape");
+  ok &= add<ops::amax, Devices::same>(m, "amax", "input, dim, keepdim");
+  ok &= add<ops::amin, Devices::same>(m, "amin", "input, dim, keepdim");
+  ok &= add<ops::max_along, Devices::same>(m, "max_along", "input, dim, keepdim");
+  ok &= add<ops::min_along, Devices::same>(m, "min_along", "input, dim, keepdim");
   // shape
   ok &= add<ops::reshape, Devices::same>(m, "reshape", "input, shape");
   ok &= add<ops::view, Devices::same>(m, "view", "input, shape");
@@ -160,8 +160,8 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::nll_loss>(m, "nll_loss", "input, target, weight, ignore_index, reduction");
   ok &= add<ops::nll_loss_backward>(m, "nll_loss_backward", "input, target, weight, ignore_index, reduction, grad");
   // dropout
-  ok &= add<ops::dropout>(m, "dropout", "input, p, seed, offset");
-  ok &= add<ops::dropout_backward>(m, "dropout_backward", "grad, p, seed, offset, channels_last");
+  ok &= add<ops::dropout, Devices::same>(m, "dropout", "input, p, seed, offset");
+  ok &= add<ops::dropout_backward, Devices::same>(m, "dropout_backward", "grad, p, seed, offset, channels_last");
   ok &= add<ops::philox_words>(m, "philox_words", "group, offset, seed");
   // embedding
   ok &= add<ops::embedding>(m, "embedding", "weight, input");
@@ -191,22 +191,25 @@ void bind_ops(PyObject* m) {
       m, "rnn_layer_backward",
       "cell, grad, grad_h, grad_c, input, weight_ih, weight_hh, h, c, gates, hidden_term, reverse, needs");
   // optimizer
-  ok &= add<ops::optimizer_state>(m, "optimizer_state", "param");
-  ok &= add<ops::sgd_step>(m, "sgd_step",
-                           "params, grads, momenta, fresh, lr, momentum, dampening, weight_decay, nesterov, maximize");
-  ok &= add<ops::adam_step>(m, "adam_step",
-                            "params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, lr, beta1, beta2, eps, "
-                            "weight_decay, decoupled, maximize");
-  ok &= add<ops::rmsprop_step>(m, "rmsprop_step",
-                               "params, grads, square_avgs, grad_avgs, momenta, steps, lr, alpha, eps, weight_decay, "
-                               "momentum, maximize");
-  ok &= add<ops::adagrad_step>(m, "adagrad_step",
-                               "params, grads, sums, steps, lr, lr_decay, weight_decay, eps, maximize");
-  ok &= add<ops::lion_step>(m, "lion_step", "params, grads, exp_avgs, lr, beta1, beta2, weight_decay, maximize");
-  ok &= add<ops::clip_grad_norm>(m, "clip_grad_norm", "grads, max_norm, norm_type, error_if_nonfinite");
-  ok &= add<ops::clip_grad_value>(m, "clip_grad_value", "grads, clip_value");
-  ok &= add<ops::penalty>(m, "penalty", "params, p, weight");
-  ok &= add<ops::penalty_backward>(m, "penalty_backward", "param, grad, p, weight");
+  ok &= add<ops::optimizer_state, Devices::same>(m, "optimizer_state", "param");
+  ok &= add<ops::sgd_step, Devices::any>(
+      m, "sgd_step", "params, grads, momenta, fresh, lr, momentum, dampening, weight_decay, nesterov, maximize");
+  ok &= add<ops::adam_step, Devices::any>(
+      m, "adam_step",
+      "params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, lr, beta1, beta2, eps, "
+      "weight_decay, decoupled, maximize");
+  ok &= add<ops::rmsprop_step, Devices::any>(
+      m, "rmsprop_step",
+      "params, grads, square_avgs, grad_avgs, momenta, steps, lr, alpha, eps, weight_decay, "
+      "momentum, maximize");
+  ok &= add<ops::adagrad_step, Devices::any>(m, "adagrad_step",
+                                             "params, grads, sums, steps, lr, lr_decay, weight_decay, eps, maximize");
+  ok &= add<ops::lion_step, Devices::any>(m, "lion_step",
+                                          "params, grads, exp_avgs, lr, beta1, beta2, weight_decay, maximize");
+  ok &= add<ops::clip_grad_norm, Devices::same>(m, "clip_grad_norm", "grads, max_norm, norm_type, error_if_nonfinite");
+  ok &= add<ops::clip_grad_value, Devices::same>(m, "clip_grad_value", "grads, clip_value");
+  ok &= add<ops::penalty, Devices::same>(m, "penalty", "params, p, weight");
+  ok &= add<ops::penalty_backward, Devices::same>(m, "penalty_backward", "param, grad, p, weight");
   // probe
   ok &= add<ops::probe_fma>(m, "probe_fma", "dtype, seconds");
   ok &= add<ops::probe_read>(m, "probe_read", "bytes, seconds");

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -14,32 +15,47 @@ if not Path("/dev/nvidiactl").exists():
 
 
 def pytest_generate_tests(metafunc):
-    """The fixture `isa` takes every instruction set that this machine has, and "cuda" for the tests of a module that it
-    names in ON_CUDA; True names all."""
+    """The fixture `isa` takes every instruction set that this machine has. Tests that their module names in ON_CUDA, or
+    all where that is True, run on a GPU too, but for those named in NOT_ON_CUDA."""
+    module, name, cuda = metafunc.module, metafunc.function.__name__, pytest.param("cuda", marks=pytest.mark.full)
+    named = getattr(module, "ON_CUDA", ())
+    on_cuda = (named is True or name in named) and name not in getattr(module, "NOT_ON_CUDA", ())
     if "isa" in metafunc.fixturenames:
-        on_cuda = getattr(metafunc.module, "ON_CUDA", ())
-        params = list(_C.available_isas())
-        if on_cuda is True or metafunc.function.__name__ in on_cuda:
-            params.append(pytest.param("cuda", marks=pytest.mark.full))
-        metafunc.parametrize("isa", params, indirect=True)
+        metafunc.parametrize("isa", [*_C.available_isas(), *([cuda] if on_cuda else [])], indirect=True)
+    elif on_cuda:
+        metafunc.fixturenames.append("device")
+        metafunc.parametrize("device", ["cpu", cuda], indirect=True)
 
 
 @pytest.fixture
 def isa(request):
-    """Runs the test on an instruction set, or with numpy arrays and new tensors on a GPU, from which results come back.
-
-    The GPU is emulated where there is none.
-    """
+    """Runs the test on an instruction set, or, if it is "cuda", on a GPU."""
     if request.param == "cuda":
-        request.getfixturevalue("gpu")
-        _C.set_implicit_device("cuda")
-        yield "cuda"
-        _C.set_implicit_device("cpu")
+        with implicit_device(request):
+            yield "cuda"
         return
     before = _C.get_isa()
     _C.set_isa(request.param)
     yield request.param
     _C.set_isa(before)
+
+
+@pytest.fixture
+def device(request):
+    """Runs the test on "cpu" or "cuda"."""
+    with implicit_device(request) if request.param == "cuda" else contextlib.nullcontext():
+        yield request.param
+
+
+@contextlib.contextmanager
+def implicit_device(request):
+    """numpy arrays and new tensors go to a GPU, emulated where there is none, and come back from it as numpy arrays."""
+    request.getfixturevalue("gpu")
+    _C.set_implicit_device("cuda")
+    try:
+        yield
+    finally:
+        _C.set_implicit_device("cpu")
 
 
 @pytest.fixture(scope="session")

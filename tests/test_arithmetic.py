@@ -9,6 +9,8 @@ from fastnn.ops import arithmetic
 
 torch = pytest.importorskip("torch")
 
+ON_CUDA = True
+
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), BF16, np.dtype(np.float16), np.dtype(np.float64)]
 TOLERANCE = {"float32": 1e-6, "bfloat16": 8e-3, "float16": 1e-3, "float64": 1e-14}

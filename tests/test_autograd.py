@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from fastnn import _C
 
+ON_CUDA = True
+
 
 def leaf(*values):
     return fastnn.tensor(list(values), requires_grad=True)

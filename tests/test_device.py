@@ -162,3 +162,49 @@ def test_memory_is_given_back():
         None,
         "activation has no GPU kernel for int64, only for float32, bfloat16, float16, float64",
     )
+
+
+def test_optimizer_of_many_tensors_is_one_launch_per_several_hundred(rng):
+    shapes = [(int(n),) for n in rng.integers(0, 50, 500)] + [(20_000,)]
+    host = [fastnn.Parameter(rng.standard_normal(s).astype(np.float32)) for s in shapes]
+    there = [fastnn.Parameter(p.detach().cuda()) for p in host]
+    steps = [fastnn.optim.AdamW(host, lr=0.1), fastnn.optim.AdamW(there, lr=0.1)]
+    for _ in range(2):
+        for p, q in zip(host, there, strict=True):
+            p.grad = fastnn.tensor(rng.standard_normal(p.shape).astype(np.float32))
+            q.grad = p.grad.cuda()
+        for step in steps:
+            step.step()
+    for p, q in zip(host, there, strict=True):
+        np.testing.assert_allclose(q.detach().cpu().numpy(), p.detach().numpy(), rtol=1e-5, atol=1e-6)
+    there[0].grad = host[0].grad = None
+    with pytest.raises(ValueError, match="parameter 1 is on cuda:0"):
+        fastnn.optim.SGD([host[1], there[1]], lr=0.1).step()
+
+
+def test_training(rng):
+    """A step of a model that needs elementwise work, reductions and an optimizer alone, on both devices."""
+    x, y = rng.standard_normal((64, 5)).astype(np.float32), rng.standard_normal(64).astype(np.float32)
+    losses = {}
+    for device in ("cpu", "cuda"):
+        w = fastnn.Parameter(fastnn.zeros(5, device=device))
+        step = fastnn.optim.Adam([w], lr=0.1)
+        inputs, targets = fastnn.tensor(x, device=device), fastnn.tensor(y, device=device)
+        losses[device] = []
+        for _ in range(5):
+            step.zero_grad()
+            error = F.tanh((inputs * w).sum(1)) - targets
+            loss = (error * error).mean()
+            loss.backward()
+            step.step()
+            losses[device].append(loss.item())
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=1e-5)
+    assert losses["cpu"][-1] < losses["cpu"][0]
+
+
+def test_indexing_by_arrays_is_refused():
+    t = fastnn.ones(3, device="cuda")
+    with pytest.raises(NotImplementedError, match="getitem: .*cuda:0"):
+        t[[0, 1]]
+    with pytest.raises(NotImplementedError, match="setitem: .*cuda:0"):
+        t[np.array([True, False, True])] = 0

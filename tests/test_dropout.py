@@ -10,6 +10,8 @@ from fastnn import _C, random
 from fastnn import functional as F
 from guarded import guarded, poison
 
+ON_CUDA = True
+
 DTYPES = [np.float32, ml_dtypes.bfloat16, np.float16, np.float64]
 M32 = 2**32 - 1
 

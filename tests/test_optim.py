@@ -12,6 +12,8 @@ from fastnn import _C, optim, reference, utils
 torch = pytest.importorskip("torch")
 from optim_pairs import SHAPES, TOLERANCE, assert_same, draw, pairs, set_grads, t  # noqa: E402
 
+ON_CUDA = True
+
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 SGD_OPTIONS = [

@@ -10,6 +10,8 @@ from fastnn import _C
 
 torch = pytest.importorskip("torch")
 
+ON_CUDA = True
+
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {"float32": 1e-6, "bfloat16": 8e-3, "float16": 1e-3, "float64": 1e-14}
 DIMS = [d for n in range(5) for d in itertools.combinations(range(4), n)]

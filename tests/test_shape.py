@@ -7,6 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+ON_CUDA = True
+
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from fastnn import _C
 
+ON_CUDA = True
+
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 

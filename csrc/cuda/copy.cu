@@ -68,19 +68,18 @@ __global__ void __launch_bounds__(kPointwiseBlock)
 
 // ---- launchers ----------------------------------------------------------------------------------------------------
 
-dim3 grid_of(uint32_t n) { return dim3(ceil_div(n, uint32_t(kPointwiseBlock))); }
-
 // A copy of elements of type T, by 16 bytes where the strides allow it.
 template <class T>
 Status copy_as(const Loop<2>& all, void* to, const void* from, Stream stream) {
   return for_pieces(all, [&](Loop<2> loop, const int64_t (&begin)[2]) {
     T* t = static_cast<T*>(to) + begin[0];
     const T* f = static_cast<const T*>(from) + begin[1];
-    bool wide = loop.stride[1][loop.n - 1] == 1 && aligned(t, f) && join_neighbours(loop, kPack<T>);
+    bool wide = loop.stride[1][loop.n - 1] == 1 && aligned(t, f) && join_neighbours(loop, kPack<T>, nullptr);
     auto n = uint32_t(count(loop));
     if (wide)
-      return launch(copy_kernel<Pack<T>, T>, grid_of(n), dim3(kPointwiseBlock), 0, stream, Index<2>(loop), n, t, f);
-    return launch(copy_kernel<T, T>, grid_of(n), dim3(kPointwiseBlock), 0, stream, Index<2>(loop), n, t, f);
+      return launch(copy_kernel<Pack<T>, T>, pointwise_units(n), dim3(kPointwiseBlock), 0, stream, Index<2>(loop), n, t,
+                    f);
+    return launch(copy_kernel<T, T>, pointwise_units(n), dim3(kPointwiseBlock), 0, stream, Index<2>(loop), n, t, f);
   });
 }
 
@@ -92,24 +91,9 @@ Status fill_as(const Loop<1>& all, void* to, const void* value, Stream stream) {
                   static_cast<T*>(to), all.size[0], aligned(to), v);
   return for_pieces(all, [&](const Loop<1>& loop, const int64_t (&begin)[1]) {
     auto n = uint32_t(count(loop));
-    return launch(fill_kernel<T>, grid_of(n), dim3(kPointwiseBlock), 0, stream, Index<1>(loop), n,
+    return launch(fill_kernel<T>, pointwise_units(n), dim3(kPointwiseBlock), 0, stream, Index<1>(loop), n,
                   static_cast<T*>(to) + begin[0], v);
   });
-}
-
-// Calls f with a null pointer of an unsigned type of that size.
-template <class F>
-Status visit_size(size_t bytes, F&& f) {
-  switch (bytes) {
-    case 1:
-      return f(static_cast<uint8_t*>(nullptr));
-    case 2:
-      return f(static_cast<uint16_t*>(nullptr));
-    case 4:
-      return f(static_cast<uint32_t*>(nullptr));
-    default:
-      return f(static_cast<uint64_t*>(nullptr));
-  }
 }
 
 }  // namespace

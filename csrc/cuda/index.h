@@ -11,7 +11,7 @@ struct Divisor {
   uint32_t d, multiplier, shift;
 
   Divisor() = default;
-  explicit Divisor(int64_t divisor) : d(uint32_t(divisor)), shift(0) {
+  explicit Divisor(int64_t divisor) : d(divisor ? uint32_t(divisor) : 1), shift(0) {  // 0: of no element
     while (shift < 31 && (uint32_t(1) << shift) < d) ++shift;
     multiplier = uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
   }
@@ -71,16 +71,20 @@ Status for_pieces(const Loop<K>& loop, F&& f, const int64_t (&begin)[K] = {}) {
 }
 
 // Makes `n` neighbours along the innermost axis one unit of the loop, where every operand can be accessed so: by steps
-// of one, or of zero for operands other than 0. Says whether it could; strides stay in elements.
+// of one, or of zero for operands other than 0. Says whether it could; strides stay in elements. Where the loop is one
+// run, `tail` may take the elements that are left over.
 template <int K>
-bool join_neighbours(Loop<K>& loop, int n) {
-  int inner = loop.n - 1;
-  bool fits = loop.size[inner] % n == 0 && loop.stride[0][inner] == 1;
+bool join_neighbours(Loop<K>& loop, int n, int64_t* tail) {
+  const int inner = loop.n - 1;
+  const int64_t rest = loop.size[inner] % n;
+  bool fits = loop.stride[0][inner] == 1 && (rest == 0 || (tail && loop.n == 1));
   for (int k = 0; fits && k < K; ++k) {
-    fits = loop.stride[k][inner] == 1 || loop.stride[k][inner] == 0;
+    if (k > 0 && loop.stride[k][inner] == 0) continue;
+    fits = loop.stride[k][inner] == 1;
     for (int i = 0; fits && i < inner; ++i) fits = loop.stride[k][i] % n == 0;
   }
   if (!fits) return false;
+  if (tail) *tail = rest;
   loop.size[inner] /= n;
   for (int k = 0; k < K; ++k) loop.stride[k][inner] *= n;
   return true;

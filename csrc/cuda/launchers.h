@@ -18,6 +18,27 @@ struct Loop {
   int64_t stride[K][kMaxAxes];
 };
 
+// An operand: an array, or, where data is null, a number, given as what a floating and as what an integer dtype takes.
+struct Source {
+  const void* data;
+  double number;
+  int64_t integer;
+};
+
+// A parameter that an optimizer changes: n neighbours, with gradient and state in the same order. What a state holds
+// stands in simd/optimizer.h; those that a parameter does not have are null. step_size and root_scale are its own, for
+// the optimizers that have them in their struct of kernels/types.h.
+struct OptimizerTensor {
+  void* param;
+  const void* grad;
+  void* state[3];  // float32, for float64 parameters float64
+  int64_t n;
+  double step_size, root_scale;
+  bool fresh;  // SGD: the momentum holds nothing yet
+};
+
+constexpr int64_t kPowerPiece = 8192;
+
 // Every launcher returns 0 or an error for error_string(). None waits for the GPU unless it says so.
 #define LAUNCHER(name, args) Status name args;
 #include "launchers.inc"

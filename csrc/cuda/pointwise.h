@@ -8,7 +8,11 @@ namespace fastnn::gpu {
 
 constexpr int kPointwiseBlock = 256;
 
-// Storage to the type that values are computed in, and back (rounded to nearest even).
+// The type that values of storage type T are computed in.
+template <class T>
+using Scalar = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// Storage to that type, and back (rounded to nearest even).
 GPU_FN float widen(float x) { return x; }
 GPU_FN float widen(bf16 x) { return to_float(x); }
 GPU_FN float widen(f16 x) { return to_float(x); }
@@ -20,6 +24,29 @@ GPU_FN T narrow(float x) {
 template <class T>
 GPU_FN T narrow(double x) {
   return x;
+}
+
+// N neighbours by accesses of up to 16 bytes, for which they are aligned.
+template <int N, class T>
+GPU_FN void load_scalars(T (&v)[N], const T* p) {
+  constexpr int W = N < kPack<T> ? N : kPack<T>;
+#pragma unroll
+  for (int i = 0; i < N; i += W) {
+    const Pack<T, W> x = load<W>(p + i);
+#pragma unroll
+    for (int k = 0; k < W; ++k) v[i + k] = x[k];
+  }
+}
+template <int N, class T>
+GPU_FN void store_scalars(T* p, const T (&v)[N]) {
+  constexpr int W = N < kPack<T> ? N : kPack<T>;
+#pragma unroll
+  for (int i = 0; i < N; i += W) {
+    Pack<T, W> x;
+#pragma unroll
+    for (int k = 0; k < W; ++k) x[k] = v[i + k];
+    store(p + i, x);
+  }
 }
 
 template <int N>
@@ -44,10 +71,30 @@ dim3 pointwise_grid(int64_t n) {
   return dim3(unsigned(blocks < 65536 ? blocks : 65536));
 }
 
+// A grid of one thread for each of n units, at least one block.
+inline dim3 pointwise_units(uint32_t n) {
+  const uint32_t blocks = ceil_div(n, uint32_t(kPointwiseBlock));
+  return dim3(blocks ? blocks : 1);
+}
+
 // Whether all pointers are aligned to 16 bytes.
 template <class... P>
 bool aligned(const P*... p) {
   return ((reinterpret_cast<uintptr_t>(p) | ...) & 15) == 0;
+}
+
+// The same function over a block of kPointwiseBlock threads, in one order; every thread gets the result. Once per
+// kernel.
+template <class T, class F>
+GPU_FN T block_reduce(T v, F f) {
+  GPU_SHARED(T, parts, [kPointwiseBlock / 32]);
+  v = warp_reduce(v, f);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
+  __syncthreads();
+  T total = parts[0];
+#pragma unroll
+  for (int w = 1; w < kPointwiseBlock / 32; ++w) total = f(total, parts[w]);
+  return total;
 }
 
 // Calls f with a null pointer of the element type; for launchers. Not at all for types of another kind.
@@ -70,6 +117,21 @@ template <class F>
 void visit_any(DType t, F&& f) {
   visit_float(t, f);
   visit_integer(t, f);
+}
+
+// Calls f with a null pointer of an unsigned type of that size.
+template <class F>
+Status visit_size(size_t bytes, F&& f) {
+  switch (bytes) {
+    case 1:
+      return f(static_cast<uint8_t*>(nullptr));
+    case 2:
+      return f(static_cast<uint16_t*>(nullptr));
+    case 4:
+      return f(static_cast<uint32_t*>(nullptr));
+    default:
+      return f(static_cast<uint64_t*>(nullptr));
+  }
 }
 
 }  // namespace fastnn::gpu

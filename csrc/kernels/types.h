@@ -287,5 +287,6 @@ struct RnnBlock {
 
 // Elementwise arithmetic. bit_and, bit_or and bit_xor are for integers and bool, which ops/elementwise.cpp does itself.
 enum class Binary : int { add, sub, mul, div, pow, maximum, minimum, bit_and, bit_or, bit_xor };
+enum class Comparison : int { eq, ne, lt, le, gt, ge };
 
 }  // namespace fastnn

@@ -1,5 +1,7 @@
 #include "comparison.h"
 
+#include <cstring>
+
 #include "../convert.h"
 #include "elementwise.h"
 #include "loops.h"
@@ -45,6 +47,13 @@ void select(const Loops<4>& loops, const Array& out, const Array& mask, const Ar
   });
 }
 
+// An operand whose number is given as its bytes.
+gpu::Source bits_source(const Operand& o, DType dtype) {
+  gpu::Source s = device_source(o);
+  if (!o.array) std::memcpy(&s.integer, scalar_array("where", o, dtype).data, size_of(dtype));
+  return s;
+}
+
 }  // namespace
 
 template <Comparison c>
@@ -53,6 +62,14 @@ Array compare(const Operand& a, const Operand& b) {
   DType t = common_dtype(op, a, b);
   Dims shape = common_shape(op, a, b);
   Array out = output_for(a, b, shape, DType::b8);
+  if (out.on_cuda()) {
+    if (out.numel() == 0) return out;
+    Dims sa = device_strides(a, shape), sb = device_strides(b, shape);
+    Loops<3> loops(shape, {&out.strides, &sa, &sb});
+    cuda::check(op, cuda::launchers().compare(c, t, loops.on_device(), out.as<bool>(), device_source(a),
+                                              device_source(b), cuda::stream(out.device())));
+    return out;
+  }
   Array x = broadcast_to(a.array ? *a.array : scalar_array(op, a, t), shape);
   Array y = broadcast_to(b.array ? *b.array : scalar_array(op, b, t), shape);
   Loops<3> loops(shape, {&out.strides, &x.strides, &y.strides});
@@ -86,6 +103,14 @@ Array where(const Array& condition, const Operand& a, const Operand& b) {
   Dims shape = broadcast_shapes("where", condition.shape, common_shape("where", a, b));
   Array out = output_for(a, b, shape, t);
   Array mask = broadcast_to(condition, shape);
+  if (out.on_cuda()) {
+    if (out.numel() == 0) return out;
+    Dims sa = device_strides(a, shape), sb = device_strides(b, shape);
+    Loops<4> loops(shape, {&out.strides, &mask.strides, &sa, &sb});
+    cuda::check("where", cuda::launchers().where(t, loops.on_device(), out.data, mask.as<bool>(), bits_source(a, t),
+                                                 bits_source(b, t), cuda::stream(out.device())));
+    return out;
+  }
   Array x = broadcast_to(a.array ? *a.array : scalar_array("where", a, t), shape);
   Array y = broadcast_to(b.array ? *b.array : scalar_array("where", b, t), shape);
   Loops<4> loops(shape, {&out.strides, &mask.strides, &x.strides, &y.strides});

@@ -1,11 +1,10 @@
 // Comparisons with broadcasting, which give bool, and selection by a mask. Every dtype.
 #pragma once
 #include "../array.h"
+#include "../kernels/types.h"
 #include "../operand.h"
 
 namespace fastnn::ops {
-
-enum class Comparison { eq, ne, lt, le, gt, ge };
 
 // A number is converted to the dtype of the array first: bfloat16(0.1) == 0.1 holds, as in torch.
 template <Comparison c>

@@ -23,6 +23,12 @@ Array apply(const Array& x, double p, int64_t seed, int64_t offset) {
   double scale = p < 1 ? 1 / (1 - p) : 0;
   size_t item = size_of(x.dtype);
   int64_t n = x.numel();
+  if (x.on_cuda()) {
+    if (n)
+      cuda::check("dropout", cuda::launchers().dropout(x.dtype, x.data, y.data, n, uint64_t(seed), uint64_t(offset),
+                                                       threshold, scale, cuda::stream(x.device())));
+    return y;
+  }
   FlushSubnormals flush;
   parallel_for((n + kGroup - 1) / kGroup, 64, [&](int64_t first, int64_t last) {
     int64_t begin = first * kGroup, end = std::min(n, last * kGroup);

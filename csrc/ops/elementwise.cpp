@@ -131,6 +131,14 @@ void with_integer_function(Binary f, G&& g) {
 
 bool is_bitwise(Binary f) { return f >= Binary::bit_and; }
 
+void compute_on_device(Binary f, const Operand& a, const Operand& b, const Array& out) {
+  if (out.numel() == 0) return;
+  Dims sa = device_strides(a, out.shape), sb = device_strides(b, out.shape);
+  Loops<3> loops(out.shape, {&out.strides, &sa, &sb});
+  cuda::check(kNames[int(f)], cuda::launchers().binary(f, out.dtype, loops.on_device(), out.data, device_source(a),
+                                                       device_source(b), cuda::stream(out.device())));
+}
+
 // out = f(a, b) for integers and bool; any layouts.
 void compute_integer(Binary f, const Operand& a, const Operand& b, const Array& out) {
   const char* op = kNames[int(f)];
@@ -141,6 +149,7 @@ void compute_integer(Binary f, const Operand& a, const Operand& b, const Array& 
   if (f == Binary::pow)
     require<ValueError>(!b.array && b.integer >= 0, op,
                         ": the exponent of an integer tensor must be a Python int >= 0; convert with .float()");
+  if (out.on_cuda()) return compute_on_device(f, a, b, out);
   Array x = broadcast_to(a.array ? *a.array : scalar_array(op, a, out.dtype), out.shape);
   Array y = broadcast_to(b.array ? *b.array : scalar_array(op, b, out.dtype), out.shape);
   Loops<3> loops(out.shape, {&out.strides, &x.strides, &y.strides});
@@ -165,7 +174,10 @@ void compute(Binary f, const Operand& a, const Operand& b, const Array& out) {
   if (!is_float(out.dtype)) return compute_integer(f, a, b, out);
   require<NotImplementedError>(!is_bitwise(f), kNames[int(f)], ": dtype ", name(out.dtype),
                                " is not supported; expected bool or integers");
-  compute_float(f, a, b, out);
+  if (out.on_cuda())
+    compute_on_device(f, a, b, out);
+  else
+    compute_float(f, a, b, out);
 }
 
 template <class T>
@@ -221,6 +233,12 @@ Array scalar_array(const char* op, const Operand& o, DType dtype) {
     }
   });
   return a;
+}
+
+gpu::Source device_source(const Operand& o) { return {o.array ? o.array->data : nullptr, o.number, o.integer}; }
+
+Dims device_strides(const Operand& o, const Dims& shape) {
+  return o.array ? broadcast_to(*o.array, shape).strides : Dims::filled(shape.n, 0);
 }
 
 DType common_dtype(const char* op, const Operand& a, const Operand& b) {

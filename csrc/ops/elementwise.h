@@ -34,7 +34,12 @@ DType common_dtype(const char* op, const Operand& a, const Operand& b);
 Dims common_shape(const char* op, const Operand& a, const Operand& b);
 // Dense, uninitialised, in the layout of the first operand that has this shape.
 Array output_for(const Operand& a, const Operand& b, const Dims& shape, DType dtype);
-// A number as a zero-dimensional array.
+// A number as a zero-dimensional array on the CPU.
 Array scalar_array(const char* op, const Operand& number, DType dtype);
+
+// An operand of a GPU kernel, and its strides where the result has `shape`: zeros for what is broadcast and for
+// numbers.
+gpu::Source device_source(const Operand& o);
+Dims device_strides(const Operand& o, const Dims& shape);
 
 }  // namespace fastnn::ops

@@ -18,49 +18,18 @@ FASTNN_INLINE V lanewise(V a, V b, Fn fn) {
 inline float power(float a, float b) { return ::powf(a, b); }
 inline double power(double a, double b) { return ::pow(a, b); }
 
-struct Add {
-  template <class V>
-  static FASTNN_INLINE V f(V a, V b) {
-    return a + b;
-  }
-};
-struct Sub {
-  template <class V>
-  static FASTNN_INLINE V f(V a, V b) {
-    return a - b;
-  }
-};
-struct Mul {
-  template <class V>
-  static FASTNN_INLINE V f(V a, V b) {
-    return a * b;
-  }
-};
-struct Div {
-  template <class V>
-  static FASTNN_INLINE V f(V a, V b) {
-    return a / b;
-  }
-};
-struct Pow {
-  template <class V>
-  static FASTNN_INLINE V f(V a, V b) {
-    return lanewise(a, b, [](auto x, auto y) { return power(x, y); });
-  }
-};
-// NaN in either operand gives NaN: max() returns its second argument there.
-struct Maximum {
-  template <class V>
-  static FASTNN_INLINE V f(V a, V b) {
-    return select(a != a, a, max(a, b));
-  }
-};
-struct Minimum {
-  template <class V>
-  static FASTNN_INLINE V f(V a, V b) {
-    return select(a != a, a, min(a, b));
-  }
-};
+template <class V>
+FASTNN_INLINE V pow(V a, V b) {
+  return lanewise(a, b, [](auto x, auto y) { return power(x, y); });
+}
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA
+
+#include "../simd/arithmetic.h"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
 
 struct Square {
   template <class V>
@@ -86,29 +55,6 @@ FASTNN_INLINE void map(const void* x, void* y, int64_t n) {
   auto* px = static_cast<const T*>(x);
   auto* py = static_cast<T*>(y);
   for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(px + i, lanes)), py + i, lanes); });
-}
-
-// g(Fn()) for the operation f.
-template <class G>
-FASTNN_INLINE void with_function(Binary f, G&& g) {
-  switch (f) {
-    case Binary::add:
-      return g(Add());
-    case Binary::sub:
-      return g(Sub());
-    case Binary::mul:
-      return g(Mul());
-    case Binary::div:
-      return g(Div());
-    case Binary::pow:
-      return g(Pow());
-    case Binary::maximum:
-      return g(Maximum());
-    case Binary::minimum:
-      return g(Minimum());
-    default:
-      return;
-  }
 }
 
 template <class T>

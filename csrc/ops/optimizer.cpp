@@ -1,6 +1,7 @@
 #include "optimizer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "../dispatch.h"
@@ -41,6 +42,7 @@ class Targets {
     }
   }
   const Array& operator[](size_t i) const { return dense_[i]; }
+  const Arrays& all() const { return dense_; }
 
   // Calls fn(i, begin, end) so that the pieces [begin, end) of the arrays i cover them all, in one parallel region.
   template <class F>
@@ -78,6 +80,9 @@ void check_params(const char* op, const Arrays& params, const Arrays& grads) {
     require<ValueError>(p.shape == g.shape && p.dtype == g.dtype, op, ": the gradient of parameter ", i, " has shape ",
                         to_text(g.shape), " and dtype ", name(g.dtype), "; expected ", to_text(p.shape), " and ",
                         name(p.dtype));
+    require<ValueError>(p.device() == params[0].device() && g.device() == p.device(), op, ": parameter ", i, " is on ",
+                        p.device(), " and its gradient on ", g.device(), "; expected the device of parameter 0, ",
+                        params[0].device(), ", for both");
   }
 }
 
@@ -90,6 +95,8 @@ void check_state(const char* op, const char* what, const Targets& params, const 
                         to_text(s.shape), ", strides ", to_text(s.strides), " and dtype ", name(s.dtype), "; expected ",
                         to_text(p.shape), ", ", to_text(p.strides), " and ", name(state_dtype(p.dtype)),
                         ", as optimizer_state makes them");
+    require<ValueError>(s.device() == p.device(), op, ": ", what, " ", i, " is on ", s.device(), "; expected ",
+                        p.device(), ", where the parameter is");
     check_writable(op, what, i, s);
   }
 }
@@ -99,6 +106,7 @@ void check_steps(const char* op, const Arrays& steps, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     require<ValueError>(steps[i].dtype == DType::f32 && steps[i].ndim() == 0, op, ": step ", i, " has shape ",
                         to_text(steps[i].shape), " and dtype ", name(steps[i].dtype), "; expected a float32 scalar");
+    require<ValueError>(!steps[i].on_cuda(), op, ": step ", i, " is on ", steps[i].device(), "; expected the CPU");
     check_writable(op, "step", i, steps[i]);
   }
 }
@@ -118,6 +126,43 @@ Arrays with_layouts(const Arrays& arrays, const Targets& like) {
 
 char* at(const Array& a, int64_t i) { return a.data + i * int64_t(size_of(a.dtype)); }
 
+// Arrays of one dtype as the launchers take them.
+std::vector<gpu::OptimizerTensor> device_tensors(const Arrays& arrays, DType dtype) {
+  std::vector<gpu::OptimizerTensor> tensors;
+  for (const Array& a : arrays)
+    if (a.dtype == dtype && a.numel()) tensors.push_back({a.data, a.data, {}, a.numel(), 0, 0, false});
+  return tensors;
+}
+
+// Sums over pieces of the arrays.
+std::vector<double> power_sums_on_device(const Arrays& arrays, double p) {
+  std::vector<double> sums;
+  Device device = arrays[0].device();
+  for (int t = 0; t < kFloatTypes; ++t) {
+    std::vector<gpu::OptimizerTensor> tensors = device_tensors(arrays, DType(t));
+    int64_t pieces = 0;
+    for (const auto& tensor : tensors) pieces += (tensor.n + gpu::kPowerPiece - 1) / gpu::kPowerPiece;
+    if (pieces == 0) continue;
+    Array parts = Array::empty({pieces}, DType::f64, device);
+    cuda::check("power_sum", cuda::launchers().power_sum(DType(t), p, tensors.data(), int64_t(tensors.size()),
+                                                         parts.as<double>(), cuda::stream(device)));
+    Array host = to_device(parts, Device());
+    sums.insert(sums.end(), host.as<double>(), host.as<double>() + pieces);
+  }
+  return sums;
+}
+
+// Changes all arrays in place.
+template <class Launcher>
+void change_on_device(const char* op, Launcher launcher, double value, const Arrays& arrays) {
+  for (int t = 0; t < kFloatTypes; ++t) {
+    std::vector<gpu::OptimizerTensor> tensors = device_tensors(arrays, DType(t));
+    if (!tensors.empty())
+      cuda::check(op,
+                  launcher(DType(t), value, tensors.data(), int64_t(tensors.size()), cuda::stream(arrays[0].device())));
+  }
+}
+
 // sum |x|^p over all arrays; a maximum for p = infinity. Block sums depend on the shapes only and are added in order.
 double power_sum(const Arrays& arrays, double p) {
   struct Block {
@@ -128,14 +173,18 @@ double power_sum(const Arrays& arrays, double p) {
   for (size_t i = 0; i < arrays.size(); ++i)
     for (int64_t b = 0, n = arrays[i].numel(); b < n; b += kBlock) blocks.push_back({i, b, std::min(n, b + kBlock)});
   std::vector<double> sums(blocks.size());
-  const auto& kernel = kernels().optimizer.power_sum;
-  parallel_for(int64_t(blocks.size()), 8, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      const Block& b = blocks[size_t(k)];
-      const Array& a = arrays[b.array];
-      sums[size_t(k)] = kernel[a.dtype](p, at(a, b.begin), b.end - b.begin);
-    }
-  });
+  if (!arrays.empty() && arrays[0].on_cuda())
+    sums = power_sums_on_device(arrays, p);
+  else {
+    const auto& kernel = kernels().optimizer.power_sum;
+    parallel_for(int64_t(blocks.size()), 8, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const Block& b = blocks[size_t(k)];
+        const Array& a = arrays[b.array];
+        sums[size_t(k)] = kernel[a.dtype](p, at(a, b.begin), b.end - b.begin);
+      }
+    });
+  }
   double total = 0;
   for (double s : sums) {
     if (!std::isinf(p))
@@ -147,6 +196,29 @@ double power_sum(const Arrays& arrays, double p) {
   return total;
 }
 
+// The step of parameters on a GPU, by one launch for each dtype. A list of states may be empty; set(tensor, i) adds
+// what parameter i has of its own.
+template <class Step, class Launcher, class Set>
+void step_on_device(const char* op, Launcher launcher, const Step& step, const Targets& params, const Arrays& grads,
+                    std::array<const Arrays*, 3> states, Set&& set) {
+  for (int t = 0; t < kFloatTypes; ++t) {
+    std::vector<gpu::OptimizerTensor> tensors;
+    for (size_t i = 0; i < grads.size(); ++i) {
+      const Array& p = params[i];
+      if (p.dtype != DType(t) || p.numel() == 0) continue;
+      gpu::OptimizerTensor tensor{p.data, grads[i].data, {}, p.numel(), 0, 0, false};
+      for (size_t k = 0; k < 3; ++k)
+        if (states[k] && !states[k]->empty()) tensor.state[k] = (*states[k])[i].data;
+      set(tensor, i);
+      tensors.push_back(tensor);
+    }
+    if (!tensors.empty())
+      cuda::check(op,
+                  launcher(DType(t), step, tensors.data(), int64_t(tensors.size()), cuda::stream(params[0].device())));
+  }
+}
+constexpr auto kNothing = [](gpu::OptimizerTensor&, size_t) {};
+
 Arrays dense(const Arrays& arrays) {
   Arrays out;
   out.reserve(arrays.size());
@@ -154,10 +226,10 @@ Arrays dense(const Arrays& arrays) {
   return out;
 }
 
-Array scalar(double value, DType dtype) {
+Array scalar(double value, DType dtype, Device device) {
   Array wide = Array::empty({}, DType::f64);
   *wide.as<double>() = value;
-  return astype(wide, dtype);
+  return to_device(astype(wide, dtype), device);
 }
 
 }  // namespace
@@ -165,17 +237,21 @@ Array scalar(double value, DType dtype) {
 Array optimizer_state(const Array& param) {
   check_float("optimizer_state", "parameter", 0, param);
   Array state = Array::empty_like(param, state_dtype(param.dtype));
-  std::fill_n(state.data, size_t(state.numel()) * size_of(state.dtype), char(0));
+  size_t bytes = state.storage->bytes;
+  if (bytes && state.on_cuda())
+    cuda::check("optimizer_state", cuda::launchers().fill(state.data, 0, bytes, cuda::stream(state.device())));
+  else
+    std::fill_n(state.data, bytes, char(0));
   return state;
 }
 
 void sgd_step(const Arrays& params, const Arrays& grads, const Arrays& momenta, const std::vector<int64_t>& fresh,
               double lr, double momentum, double dampening, double weight_decay, bool nesterov, bool maximize) {
-  FlushSubnormals flush;
   const bool buffered = momentum != 0;
-  check_params("sgd_step", params, grads);
+  const char* op = "sgd_step";
+  check_params(op, params, grads);
   Targets targets(params);
-  check_state("sgd_step", "momenta", targets, momenta, buffered ? params.size() : 0);
+  check_state(op, "momenta", targets, momenta, buffered ? params.size() : 0);
   std::vector<char> is_fresh(params.size(), 0);
   for (int64_t i : fresh) {
     require<IndexError>(i >= 0 && size_t(i) < params.size(), "sgd_step: fresh holds ", i, " for ", params.size(),
@@ -184,12 +260,18 @@ void sgd_step(const Arrays& params, const Arrays& grads, const Arrays& momenta, 
   }
   Arrays g = with_layouts(grads, targets);
   const SgdStep step{lr, momentum, dampening, weight_decay, nesterov, maximize};
-  const auto& kernel = kernels().optimizer.sgd;
-  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
-    const Array& p = targets[i];
-    kernel[p.dtype](step, at(p, begin), at(g[i], begin), buffered ? at(momenta[i], begin) : nullptr, is_fresh[i],
-                    end - begin);
-  });
+  if (!params.empty() && params[0].on_cuda()) {
+    step_on_device(op, cuda::launchers().sgd, step, targets, g, {&momenta, nullptr, nullptr},
+                   [&](auto& t, size_t i) { t.fresh = is_fresh[i]; });
+  } else {
+    FlushSubnormals flush;
+    const auto& kernel = kernels().optimizer.sgd;
+    targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+      const Array& p = targets[i];
+      kernel[p.dtype](step, at(p, begin), at(g[i], begin), buffered ? at(momenta[i], begin) : nullptr, is_fresh[i],
+                      end - begin);
+    });
+  }
   targets.finish();
   for (const Array& m : momenta) m.bump_version();
 }
@@ -197,7 +279,6 @@ void sgd_step(const Arrays& params, const Arrays& grads, const Arrays& momenta, 
 void adam_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs, const Arrays& exp_avg_sqs,
                const Arrays& max_exp_avg_sqs, const Arrays& steps, double lr, double beta1, double beta2, double eps,
                double weight_decay, bool decoupled, bool maximize) {
-  FlushSubnormals flush;
   const char* op = "adam_step";
   const bool amsgrad = !max_exp_avg_sqs.empty();
   check_params(op, params, grads);
@@ -214,12 +295,21 @@ void adam_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs
     coefficients.push_back({lr / (1 - std::pow(beta1, t)), 1 / std::sqrt(1 - std::pow(beta2, t)), beta1, beta2, eps,
                             decoupled ? 0 : weight_decay, decoupled ? 1 - lr * weight_decay : 1, maximize});
   }
-  const auto& kernel = kernels().optimizer.adam;
-  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
-    const Array& p = targets[i];
-    kernel[p.dtype](coefficients[i], at(p, begin), at(g[i], begin), at(exp_avgs[i], begin), at(exp_avg_sqs[i], begin),
-                    amsgrad ? at(max_exp_avg_sqs[i], begin) : nullptr, end - begin);
-  });
+  if (!params.empty() && params[0].on_cuda()) {
+    step_on_device(op, cuda::launchers().adam, coefficients[0], targets, g, {&exp_avgs, &exp_avg_sqs, &max_exp_avg_sqs},
+                   [&](auto& t, size_t i) {
+                     t.step_size = coefficients[i].step_size;
+                     t.root_scale = coefficients[i].root_scale;
+                   });
+  } else {
+    FlushSubnormals flush;
+    const auto& kernel = kernels().optimizer.adam;
+    targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+      const Array& p = targets[i];
+      kernel[p.dtype](coefficients[i], at(p, begin), at(g[i], begin), at(exp_avgs[i], begin), at(exp_avg_sqs[i], begin),
+                      amsgrad ? at(max_exp_avg_sqs[i], begin) : nullptr, end - begin);
+    });
+  }
   targets.finish();
   for (const Arrays* states : {&exp_avgs, &exp_avg_sqs, &max_exp_avg_sqs})
     for (const Array& s : *states) s.bump_version();
@@ -228,7 +318,6 @@ void adam_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs
 void rmsprop_step(const Arrays& params, const Arrays& grads, const Arrays& square_avgs, const Arrays& grad_avgs,
                   const Arrays& momenta, const Arrays& steps, double lr, double alpha, double eps, double weight_decay,
                   double momentum, bool maximize) {
-  FlushSubnormals flush;
   const char* op = "rmsprop_step";
   const bool centered = !grad_avgs.empty(), buffered = momentum != 0;
   check_params(op, params, grads);
@@ -240,13 +329,18 @@ void rmsprop_step(const Arrays& params, const Arrays& grads, const Arrays& squar
   Arrays g = with_layouts(grads, targets);
   for (const Array& step : steps) next_step(step);
   const RmspropStep step{lr, alpha, eps, weight_decay, momentum, maximize};
-  const auto& kernel = kernels().optimizer.rmsprop;
-  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
-    const Array& p = targets[i];
-    kernel[p.dtype](step, at(p, begin), at(g[i], begin), at(square_avgs[i], begin),
-                    centered ? at(grad_avgs[i], begin) : nullptr, buffered ? at(momenta[i], begin) : nullptr,
-                    end - begin);
-  });
+  if (!params.empty() && params[0].on_cuda()) {
+    step_on_device(op, cuda::launchers().rmsprop, step, targets, g, {&square_avgs, &grad_avgs, &momenta}, kNothing);
+  } else {
+    FlushSubnormals flush;
+    const auto& kernel = kernels().optimizer.rmsprop;
+    targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+      const Array& p = targets[i];
+      kernel[p.dtype](step, at(p, begin), at(g[i], begin), at(square_avgs[i], begin),
+                      centered ? at(grad_avgs[i], begin) : nullptr, buffered ? at(momenta[i], begin) : nullptr,
+                      end - begin);
+    });
+  }
   targets.finish();
   for (const Arrays* states : {&square_avgs, &grad_avgs, &momenta})
     for (const Array& s : *states) s.bump_version();
@@ -254,7 +348,6 @@ void rmsprop_step(const Arrays& params, const Arrays& grads, const Arrays& squar
 
 void adagrad_step(const Arrays& params, const Arrays& grads, const Arrays& sums, const Arrays& steps, double lr,
                   double lr_decay, double weight_decay, double eps, bool maximize) {
-  FlushSubnormals flush;
   const char* op = "adagrad_step";
   check_params(op, params, grads);
   Targets targets(params);
@@ -265,28 +358,39 @@ void adagrad_step(const Arrays& params, const Arrays& grads, const Arrays& sums,
   coefficients.reserve(params.size());
   for (const Array& step : steps)
     coefficients.push_back({lr / (1 + (next_step(step) - 1) * lr_decay), weight_decay, eps, maximize});
-  const auto& kernel = kernels().optimizer.adagrad;
-  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
-    const Array& p = targets[i];
-    kernel[p.dtype](coefficients[i], at(p, begin), at(g[i], begin), at(sums[i], begin), end - begin);
-  });
+  if (!params.empty() && params[0].on_cuda()) {
+    step_on_device(op, cuda::launchers().adagrad, coefficients[0], targets, g, {&sums, nullptr, nullptr},
+                   [&](auto& t, size_t i) { t.step_size = coefficients[i].step_size; });
+  } else {
+    FlushSubnormals flush;
+    const auto& kernel = kernels().optimizer.adagrad;
+    targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+      const Array& p = targets[i];
+      kernel[p.dtype](coefficients[i], at(p, begin), at(g[i], begin), at(sums[i], begin), end - begin);
+    });
+  }
   targets.finish();
   for (const Array& s : sums) s.bump_version();
 }
 
 void lion_step(const Arrays& params, const Arrays& grads, const Arrays& exp_avgs, double lr, double beta1, double beta2,
                double weight_decay, bool maximize) {
-  FlushSubnormals flush;
-  check_params("lion_step", params, grads);
+  const char* op = "lion_step";
+  check_params(op, params, grads);
   Targets targets(params);
-  check_state("lion_step", "exp_avgs", targets, exp_avgs, params.size());
+  check_state(op, "exp_avgs", targets, exp_avgs, params.size());
   Arrays g = with_layouts(grads, targets);
   const LionStep step{lr, beta1, beta2, 1 - lr * weight_decay, maximize};
-  const auto& kernel = kernels().optimizer.lion;
-  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
-    const Array& p = targets[i];
-    kernel[p.dtype](step, at(p, begin), at(g[i], begin), at(exp_avgs[i], begin), end - begin);
-  });
+  if (!params.empty() && params[0].on_cuda()) {
+    step_on_device(op, cuda::launchers().lion, step, targets, g, {&exp_avgs, nullptr, nullptr}, kNothing);
+  } else {
+    FlushSubnormals flush;
+    const auto& kernel = kernels().optimizer.lion;
+    targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+      const Array& p = targets[i];
+      kernel[p.dtype](step, at(p, begin), at(g[i], begin), at(exp_avgs[i], begin), end - begin);
+    });
+  }
   targets.finish();
   for (const Array& s : exp_avgs) s.bump_version();
 }
@@ -311,13 +415,17 @@ Array clip_grad_norm(const Arrays& grads, double max_norm, double norm_type, boo
                                      "error_if_nonfinite=False to scale by it anyway"));
   double factor = max_norm / (norm + 1e-6);
   if (!(factor >= 1)) {  // also where it is NaN
-    const auto& kernel = kernels().optimizer.scale;
-    targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
-      kernel[targets[i].dtype](factor, at(targets[i], begin), end - begin);
-    });
+    if (!grads.empty() && grads[0].on_cuda()) {
+      change_on_device(op, cuda::launchers().scale_values, factor, targets.all());
+    } else {
+      const auto& kernel = kernels().optimizer.scale;
+      targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+        kernel[targets[i].dtype](factor, at(targets[i], begin), end - begin);
+      });
+    }
     targets.finish();
   }
-  return scalar(norm, dtype);
+  return scalar(norm, dtype, grads.empty() ? Device() : grads[0].device());
 }
 
 void clip_grad_value(const Arrays& grads, double clip_value) {
@@ -326,10 +434,14 @@ void clip_grad_value(const Arrays& grads, double clip_value) {
     check_writable("clip_grad_value", "gradient", i, grads[i]);
   }
   Targets targets(grads);
-  const auto& kernel = kernels().optimizer.clip;
-  targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
-    kernel[targets[i].dtype](clip_value, at(targets[i], begin), end - begin);
-  });
+  if (!grads.empty() && grads[0].on_cuda()) {
+    change_on_device("clip_grad_value", cuda::launchers().clip_values, clip_value, targets.all());
+  } else {
+    const auto& kernel = kernels().optimizer.clip;
+    targets.for_pieces([&](size_t i, int64_t begin, int64_t end) {
+      kernel[targets[i].dtype](clip_value, at(targets[i], begin), end - begin);
+    });
+  }
   targets.finish();
 }
 
@@ -342,15 +454,21 @@ Array penalty(const Arrays& params, double p, double weight) {
                         name(params[i].dtype), " and the first one ", name(params[0].dtype),
                         "; expected one dtype; add up a penalty for each dtype");
   }
-  return scalar(weight * power_sum(dense(params), p), params[0].dtype);
+  return scalar(weight * power_sum(dense(params), p), params[0].dtype, params[0].device());
 }
 
 Array penalty_backward(const Array& param, const Array& grad, double p, double weight) {
   require<ValueError>(grad.numel() == 1, "penalty_backward: grad has shape ", to_text(grad.shape),
                       "; expected a scalar");
   check_float("penalty_backward", "parameter", 0, param);
-  double factor = weight * *astype(grad, DType::f64).contiguous().as<double>();
+  double factor = weight * *to_device(astype(grad, DType::f64), Device()).contiguous().as<double>();
   Array x = param.dense(), dx = Array::empty_like(x);
+  if (x.on_cuda()) {
+    if (x.numel())
+      cuda::check("penalty_backward", cuda::launchers().power_backward(x.dtype, p, factor, x.data, dx.data, x.numel(),
+                                                                       cuda::stream(x.device())));
+    return dx;
+  }
   auto kernel = kernels().optimizer.power_backward[x.dtype];
   parallel_for(x.numel(), kGrain,
                [&](int64_t begin, int64_t end) { kernel(p, factor, at(x, begin), at(dx, begin), end - begin); });

@@ -1,125 +1,60 @@
 #include "../dispatch.h"
-#include "../simd/simd.h"
+#include "../simd/optimizer.h"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-// Every multiply-add is an explicit fma, so that full vectors and tails are rounded alike and the result does not
-// depend on where a thread's piece begins.
-
-template <class T>
-void sgd(const SgdStep& s, void* param, const void* grad, void* buffer, bool fresh, int64_t n) {
+// One step on n neighbours; the states may be null.
+template <class Update, class T>
+FASTNN_INLINE void run(const Update update, void* param, const void* grad, void* first, void* second, void* third,
+                       int64_t n) {
   using V = Compute<T>;
   using S = Scalar<T>;
   auto* p = static_cast<T*>(param);
   auto* g = static_cast<const T*>(grad);
-  auto* b = static_cast<S*>(buffer);
-  const V descent = V(S(-s.lr)), sign = V(S(s.maximize ? -1 : 1)), decay = V(S(s.weight_decay));
-  const V momentum = V(S(s.momentum)), kept = V(S(1 - s.dampening));
-  const bool decays = s.weight_decay != 0, nesterov = s.nesterov;
+  auto *a = static_cast<S*>(first), *b = static_cast<S*>(second), *c = static_cast<S*>(third);
   for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    V x = load<V>(p + i, lanes), d = load<V>(g + i, lanes) * sign;
-    if (decays) d = fma(x, decay, d);
-    if (b) {
-      V m = fresh ? d : fma(load<V>(b + i, lanes), momentum, kept * d);
-      store(m, b + i, lanes);
-      d = nesterov ? fma(m, momentum, d) : m;
-    }
-    store(fma(d, descent, x), p + i, lanes);
+    V sa = V(S(0)), sb = sa, sc = sa;
+    if (a) sa = load<V>(a + i, lanes);
+    if (b) sb = load<V>(b + i, lanes);
+    if (c) sc = load<V>(c + i, lanes);
+    V x = update(load<V>(p + i, lanes), load<V>(g + i, lanes), a ? &sa : nullptr, b ? &sb : nullptr, c ? &sc : nullptr);
+    if (a) store(sa, a + i, lanes);
+    if (b) store(sb, b + i, lanes);
+    if (c) store(sc, c + i, lanes);
+    store(x, p + i, lanes);
   });
+}
+
+template <class T>
+void sgd(const SgdStep& s, void* param, const void* grad, void* buffer, bool fresh, int64_t n) {
+  SgdUpdate<Compute<T>, Scalar<T>> update(s);
+  update.set(0, 0, fresh);
+  run<decltype(update), T>(update, param, grad, buffer, nullptr, nullptr, n);
 }
 
 template <class T>
 void adam(const AdamStep& s, void* param, const void* grad, void* mean, void* square, void* max_square, int64_t n) {
-  using V = Compute<T>;
-  using S = Scalar<T>;
-  auto* p = static_cast<T*>(param);
-  auto* g = static_cast<const T*>(grad);
-  auto *m = static_cast<S*>(mean), *v = static_cast<S*>(square), *u = static_cast<S*>(max_square);
-  const V descent = V(S(-s.step_size)), root_scale = V(S(s.root_scale)), eps = V(S(s.eps)), shrink = V(S(s.shrink));
-  const V sign = V(S(s.maximize ? -1 : 1)), decay = V(S(s.weight_decay));
-  const V beta2 = V(S(s.beta2)), rest1 = V(S(1 - s.beta1)), rest2 = V(S(1 - s.beta2));
-  const bool decays = s.weight_decay != 0;
-  for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    V x = load<V>(p + i, lanes) * shrink, d = load<V>(g + i, lanes) * sign;
-    if (decays) d = fma(x, decay, d);
-    V m0 = load<V>(m + i, lanes), m1 = fma(d - m0, rest1, m0);
-    V v1 = fma(rest2 * d, d, beta2 * load<V>(v + i, lanes));
-    store(m1, m + i, lanes);
-    store(v1, v + i, lanes);
-    if (u) {
-      V u0 = load<V>(u + i, lanes);
-      v1 = select(u0 > v1, u0, v1);  // a NaN of this step stays
-      store(v1, u + i, lanes);
-    }
-    V root = fma(sqrt(v1), root_scale, eps);
-    store(fma(m1 / root, descent, x), p + i, lanes);
-  });
+  using Update = AdamUpdate<Compute<T>, Scalar<T>>;
+  run<Update, T>(Update(s), param, grad, mean, square, max_square, n);
 }
 
 template <class T>
 void rmsprop(const RmspropStep& s, void* param, const void* grad, void* square, void* mean, void* buffer, int64_t n) {
-  using V = Compute<T>;
-  using S = Scalar<T>;
-  auto* p = static_cast<T*>(param);
-  auto* g = static_cast<const T*>(grad);
-  auto *v = static_cast<S*>(square), *m = static_cast<S*>(mean), *b = static_cast<S*>(buffer);
-  const V descent = V(S(-s.lr)), sign = V(S(s.maximize ? -1 : 1)), decay = V(S(s.weight_decay)), eps = V(S(s.eps));
-  const V alpha = V(S(s.alpha)), rest = V(S(1 - s.alpha)), momentum = V(S(s.momentum));
-  const bool decays = s.weight_decay != 0;
-  for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    V x = load<V>(p + i, lanes), d = load<V>(g + i, lanes) * sign;
-    if (decays) d = fma(x, decay, d);
-    V v1 = fma(rest * d, d, alpha * load<V>(v + i, lanes));
-    store(v1, v + i, lanes);
-    if (m) {
-      V m0 = load<V>(m + i, lanes), m1 = fma(d - m0, rest, m0);
-      store(m1, m + i, lanes);
-      v1 = max(V(S(0)), fma(-m1, m1, v1));  // rounding must not make it negative; a NaN stays
-    }
-    d = d / (sqrt(v1) + eps);
-    if (b) {
-      d = fma(load<V>(b + i, lanes), momentum, d);
-      store(d, b + i, lanes);
-    }
-    store(fma(d, descent, x), p + i, lanes);
-  });
+  using Update = RmspropUpdate<Compute<T>, Scalar<T>>;
+  run<Update, T>(Update(s), param, grad, square, mean, buffer, n);
 }
 
 template <class T>
 void adagrad(const AdagradStep& s, void* param, const void* grad, void* sum, int64_t n) {
-  using V = Compute<T>;
-  using S = Scalar<T>;
-  auto* p = static_cast<T*>(param);
-  auto* g = static_cast<const T*>(grad);
-  auto* v = static_cast<S*>(sum);
-  const V descent = V(S(-s.step_size)), sign = V(S(s.maximize ? -1 : 1)), decay = V(S(s.weight_decay));
-  const V eps = V(S(s.eps));
-  const bool decays = s.weight_decay != 0;
-  for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    V x = load<V>(p + i, lanes), d = load<V>(g + i, lanes) * sign;
-    if (decays) d = fma(x, decay, d);
-    V v1 = fma(d, d, load<V>(v + i, lanes));
-    store(v1, v + i, lanes);
-    store(fma(d / (sqrt(v1) + eps), descent, x), p + i, lanes);
-  });
+  using Update = AdagradUpdate<Compute<T>, Scalar<T>>;
+  run<Update, T>(Update(s), param, grad, sum, nullptr, nullptr, n);
 }
 
 template <class T>
 void lion(const LionStep& s, void* param, const void* grad, void* mean, int64_t n) {
-  using V = Compute<T>;
-  using S = Scalar<T>;
-  auto* p = static_cast<T*>(param);
-  auto* g = static_cast<const T*>(grad);
-  auto* m = static_cast<S*>(mean);
-  const V lr = V(S(s.lr)), sign = V(S(s.maximize ? -1 : 1)), shrink = V(S(s.shrink)), zero = V(S(0));
-  const V beta1 = V(S(s.beta1)), rest1 = V(S(1 - s.beta1)), beta2 = V(S(s.beta2)), rest2 = V(S(1 - s.beta2));
-  for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    V x = load<V>(p + i, lanes) * shrink, d = load<V>(g + i, lanes) * sign, m0 = load<V>(m + i, lanes);
-    V u = fma(rest1, d, beta1 * m0);
-    store(fma(rest2, d, beta2 * m0), m + i, lanes);
-    store(x - select(u > zero, lr, select(u < zero, -lr, u)), p + i, lanes);  // 0 for 0, NaN for NaN
-  });
+  using Update = LionUpdate<Compute<T>, Scalar<T>>;
+  run<Update, T>(Update(s), param, grad, mean, nullptr, nullptr, n);
 }
 
 // f(x) summed over n values in four chains, added up in a fixed order.

@@ -112,6 +112,28 @@ void round_to(const double* from, double divisor, T* to, int64_t n) {
   });
 }
 
+// One reduced group after the other, the innermost first; out gets the sum over `divisor`.
+void sum_on_device(Array now, Group* groups, int count, double divisor, const Array& out) {
+  const gpu::Launchers& l = cuda::launchers();
+  for (;;) {
+    int last = count - 1, more = 0;
+    while (last >= 0 && !groups[last].reduced) --last;
+    for (int i = 0; i < last; ++i) more += int(groups[i].reduced);
+    int64_t outer = 1, n = last < 0 ? 1 : groups[last].size, inner = 1, values;
+    for (int i = 0; i < last; ++i) outer *= groups[i].size;
+    for (int i = last + 1; i < count; ++i) inner *= groups[i].size;
+    l.sum_scratch(outer, n, inner, &values);
+    Array scratch = Array::empty({values}, DType::f64, out.device());
+    Array to = more ? Array::empty({outer * inner}, is_float(out.dtype) ? DType::f64 : DType::i64, out.device()) : out;
+    cuda::check("sum", l.sum(now.dtype, now.data, outer, n, inner, to.dtype, to.data, more ? 1 : divisor, scratch.data,
+                             cuda::stream(out.device())));
+    if (!more) return;
+    for (int i = last; i + 1 < count; ++i) groups[i] = groups[i + 1];
+    --count;
+    now = to;
+  }
+}
+
 Array sum_float(const Array& input, unsigned reduced, bool keepdim, double divisor) {
   Dims shape = kept_shape(input, reduced, keepdim);
   Array x = input.dense();
@@ -140,8 +162,14 @@ Array sum_float(const Array& input, unsigned reduced, bool keepdim, double divis
     else
       groups[count++] = {x.size(order[i]), r};
   }
-  Array out = Array::empty(shape, x.dtype).view(shape, strides);
+  Array out = Array::empty(shape, x.dtype, x.device()).view(shape, strides);
   if (out.numel() == 0) return out;
+  if (out.on_cuda()) {
+    bool empty = x.numel() == 0;
+    if (empty) groups[0] = {out.numel(), false};
+    sum_on_device(empty ? Array::zeros(shape, DType::f64, x.device()) : x, groups, empty ? 1 : count, divisor, out);
+    return out;
+  }
   auto finish = [&](const double* from) {
     visit(x.dtype, [&]<class T>(T*) { round_to(from, divisor, out.as<T>(), out.numel()); });
   };
@@ -188,8 +216,14 @@ Array rows_of(const Array& x, unsigned reduced) {
 }
 
 Array sum_integer(const Array& x, unsigned reduced, bool keepdim) {
-  Array out = Array::empty(kept_shape(x, reduced, keepdim), DType::i64), in = rows_of(x, reduced);
   int64_t n = reduced_count(x, reduced);
+  if (n == 0) return Array::zeros(kept_shape(x, reduced, keepdim), DType::i64, x.device());
+  Array out = Array::empty(kept_shape(x, reduced, keepdim), DType::i64, x.device()), in = rows_of(x, reduced);
+  if (out.on_cuda()) {
+    Group groups[2] = {{out.numel(), false}, {n, true}};
+    if (out.numel()) sum_on_device(in, groups, 2, 1, out);
+    return out;
+  }
   visit(x.dtype, [&]<class T>(T*) {
     if constexpr (std::is_integral_v<T>) {
       parallel_for(out.numel(), std::max<int64_t>(1, 32768 / std::max<int64_t>(n, 1)), [&](int64_t begin, int64_t end) {
@@ -238,11 +272,16 @@ void extremum(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, in
 template <bool largest>
 Array extremum_over(const char* op, const Array& x, const Dims& dims, bool keepdim) {
   unsigned reduced = reduced_axes(op, x, dims);
-  Array out = Array::empty(kept_shape(x, reduced, keepdim), x.dtype);
+  Array out = Array::empty(kept_shape(x, reduced, keepdim), x.dtype, x.device());
   int64_t n = reduced_count(x, reduced);
   if (out.numel() == 0) return out;
   require<ValueError>(n > 0, op, ": the tensor of shape ", x.shape, " has no elements to compare");
   Array in = rows_of(x, reduced);
+  if (in.on_cuda()) {
+    cuda::check(op, cuda::launchers().extremum(largest, x.dtype, in.data, out.numel(), n, 1, out.data, nullptr,
+                                               cuda::stream(x.device())));
+    return out;
+  }
   visit(x.dtype, [&]<class T>(T*) { extremum<largest, T>(in.as<T>(), out.numel(), n, 1, out.as<T>(), nullptr); });
   return out;
 }
@@ -252,12 +291,18 @@ std::tuple<Array, Array> extremum_along(const char* op, const Array& x, int64_t 
   int axis = normalize_dim(op, dim, x.ndim());
   unsigned reduced = x.ndim() ? 1u << axis : 0;
   Dims shape = kept_shape(x, reduced, keepdim);
-  Array values = Array::empty(shape, x.dtype), index = Array::empty(shape, DType::i64), in = x.contiguous();
+  Array values = Array::empty(shape, x.dtype, x.device()), index = Array::empty(shape, DType::i64, x.device());
+  Array in = x.contiguous();
   int64_t n = reduced_count(x, reduced), outer = 1, inner = 1;
   if (values.numel() == 0) return {values, index};
   require<ValueError>(n > 0, op, ": the tensor of shape ", x.shape, " has no elements along dimension ", axis);
   for (int i = 0; i < x.ndim(); ++i)
     if (i != axis) (i < axis ? outer : inner) *= x.size(i);
+  if (in.on_cuda()) {
+    cuda::check(op, cuda::launchers().extremum(largest, x.dtype, in.data, outer, n, inner, values.data,
+                                               index.as<int64_t>(), cuda::stream(x.device())));
+    return {values, index};
+  }
   visit(x.dtype,
         [&]<class T>(T*) { extremum<largest, T>(in.as<T>(), outer, n, inner, values.as<T>(), index.as<int64_t>()); });
   return {values, index};

@@ -10,9 +10,10 @@ struct Full {};  // "all lanes", as a type
 
 struct Mask {
   bool m;
-  FASTNN_INLINE Mask operator&(Mask o) const { return {m && o.m}; }
-  FASTNN_INLINE Mask operator|(Mask o) const { return {m || o.m}; }
-  FASTNN_INLINE Mask operator!() const { return {!m}; }
+  FASTNN_INLINE Mask(bool m) : m(m) {}
+  FASTNN_INLINE Mask operator&(Mask o) const { return m && o.m; }
+  FASTNN_INLINE Mask operator|(Mask o) const { return m || o.m; }
+  FASTNN_INLINE Mask operator!() const { return !m; }
 };
 
 template <class T>
@@ -28,12 +29,12 @@ struct Vec {
   FASTNN_INLINE Vec operator*(Vec o) const { return v * o.v; }
   FASTNN_INLINE Vec operator/(Vec o) const { return v / o.v; }
   FASTNN_INLINE Vec operator-() const { return -v; }
-  FASTNN_INLINE Mask operator<(Vec o) const { return {v < o.v}; }
-  FASTNN_INLINE Mask operator<=(Vec o) const { return {v <= o.v}; }
-  FASTNN_INLINE Mask operator>(Vec o) const { return {v > o.v}; }
-  FASTNN_INLINE Mask operator>=(Vec o) const { return {v >= o.v}; }
-  FASTNN_INLINE Mask operator==(Vec o) const { return {v == o.v}; }
-  FASTNN_INLINE Mask operator!=(Vec o) const { return {v != o.v}; }
+  FASTNN_INLINE Mask operator<(Vec o) const { return v < o.v; }
+  FASTNN_INLINE Mask operator<=(Vec o) const { return v <= o.v; }
+  FASTNN_INLINE Mask operator>(Vec o) const { return v > o.v; }
+  FASTNN_INLINE Mask operator>=(Vec o) const { return v >= o.v; }
+  FASTNN_INLINE Mask operator==(Vec o) const { return v == o.v; }
+  FASTNN_INLINE Mask operator!=(Vec o) const { return v != o.v; }
 };
 
 using F = Vec<float>;
@@ -60,6 +61,8 @@ FASTNN_INLINE Vec<float> abs(Vec<float> a) { return ::fabsf(a.v); }
 FASTNN_INLINE Vec<double> abs(Vec<double> a) { return ::fabs(a.v); }
 FASTNN_INLINE Vec<float> sqrt(Vec<float> a) { return ::sqrtf(a.v); }
 FASTNN_INLINE Vec<double> sqrt(Vec<double> a) { return ::sqrt(a.v); }
+FASTNN_INLINE Vec<float> pow(Vec<float> a, Vec<float> b) { return ::powf(a.v, b.v); }
+FASTNN_INLINE Vec<double> pow(Vec<double> a, Vec<double> b) { return ::pow(a.v, b.v); }
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -6,7 +6,6 @@ has no kernel for the device of its tensors raises NotImplementedError.
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +20,11 @@ _ANY = (*_FLOATING, "int8", "uint8", "int32", "int64", "bool")
 # Ops that have CUDA launchers -> the dtypes of their values.
 _CUDA: dict[str, tuple[str, ...]] = {
     "activation": _FLOATING,
-    "copy": _ANY,
-    "fill": _ANY,
+    "comparison": _ANY,
+    "dropout": _FLOATING,
+    "elementwise": _ANY,
+    "optimizer": _FLOATING,
+    "reduction": _ANY,
 }
 
 _lock = threading.Lock()
@@ -80,6 +82,8 @@ def library_path() -> Path:
 def _load() -> str:
     if not library_path().exists():
         return f"the CUDA kernels are not built: {_C.cuda_missing or 'the library is missing'}"
+    import ctypes
+
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

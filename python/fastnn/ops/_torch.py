@@ -64,6 +64,7 @@ NATIVE: dict[str, Callable[..., Any]] = {
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
     ),
     "to": lambda x, dtype: x.to(torch_dtype(dtype)),
+    "to_device": lambda x, device: x.to(device),
     "cast": lambda x, dtype: x.to(torch_dtype(dtype)),
     "getitem": lambda x, index: x[index],
     "take": lambda x, index: x[index],

@@ -65,7 +65,8 @@ def _extremum_backward(ctx, grad):  # equal extrema share the gradient
     x, out, dims = ctx.saved
     kept = _with_reduced(x.shape, dims)
     out = _C.reshape(out, kept)
-    equal = _C.bitwise_or(_C.eq(x, out), _C.ne(x, x)) if np.isnan(out.numpy()).any() else _C.eq(x, out)
+    with_nan = out.is_cuda or np.isnan(out.numpy()).any()  # on a GPU the look would wait for it
+    equal = _C.bitwise_or(_C.eq(x, out), _C.ne(x, x)) if with_nan else _C.eq(x, out)
     equal = _C.astype(equal, x.dtype)
     return _C.mul(_C.div(equal, _C.sum_to(equal, kept)), _C.reshape(grad, kept))
 
@@ -80,6 +81,11 @@ def _along_backward(ctx, grad):
     if not shape:
         _C.assign(out, grad)
         return out
+    if out.is_cuda:
+        kept = shape[:dim] + (1,) + shape[dim + 1 :]
+        places = np.arange(shape[dim]).reshape((-1,) + (1,) * (len(shape) - dim - 1))
+        there = _C.eq(_C.reshape(index, kept), _C.to_device(_C.from_numpy(places), out.device))
+        return _C.where(there, _C.reshape(grad, kept), 0)
     at, values = index.numpy(), grad.numpy()
     if not keepdim:
         at, values = np.expand_dims(at, dim), np.expand_dims(values, dim)

@@ -236,7 +236,15 @@ def _get_item_backward(ctx, grad):
     return out
 
 
+def _refuse_cuda(op, x):
+    if x.is_cuda:
+        raise NotImplementedError(
+            f"{op}: indexing by arrays has no GPU kernel, and the tensor is on {x.device}; use .cpu()"
+        )
+
+
 def _take_forward(x, index):
+    _refuse_cuda("getitem", x)
     picked = x.numpy()[_numpy_index(index)]
     return _C.from_numpy(np.array(picked, x.dtype, copy=not isinstance(picked, np.ndarray) or picked.base is not None))
 
@@ -261,6 +269,7 @@ def get_item(x: Tensor, index: Any) -> Tensor:
 def _assign_item(target, value, index):
     place = _C.basic_index(target, index)
     if place is None:
+        _refuse_cuda("setitem", target)
         if isinstance(value, _C.TensorBase):
             value = value.numpy()
         else:
