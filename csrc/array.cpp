@@ -29,7 +29,7 @@ StoragePtr::~StoragePtr() {
   if (!p_ || p_->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   if (p_->release)
     p_->release(p_->owner);
-  else if (p_->device.on_cuda())
+  else if (p_->device.on_cuda()) [[unlikely]]
     cuda::release(p_->device, p_->owner, p_->data, p_->bytes);
   else
     deallocate(p_->data, p_->bytes);
@@ -52,8 +52,13 @@ Array make(const Dims& shape, const Dims& strides, DType dtype, Device device) {
   int64_t n = checked_numel(shape);
   Array a;
   size_t bytes = size_t(n) * size_of(dtype);
-  gpu::Stream stream = device.on_cuda() ? cuda::stream(device) : nullptr;
-  void* data = device.on_cuda() ? cuda::allocate(device, stream, bytes) : allocate(bytes);
+  void *data, *stream = nullptr;
+  if (device.on_cuda()) [[unlikely]] {
+    stream = cuda::stream(device);
+    data = cuda::allocate(device, stream, bytes);
+  } else {
+    data = allocate(bytes);
+  }
   auto* s = new Storage;
   s->device = device;
   s->owner = stream;

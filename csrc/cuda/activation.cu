@@ -9,7 +9,7 @@ namespace {
 // ---- kernels ------------------------------------------------------------------------------------------------------
 
 template <class Fn, class T>
-__global__ void __launch_bounds__(kPointwiseBlock)
+__global__ void __launch_bounds__(kPointwiseBlock, 4)
     forward_kernel(const T* __restrict__ x, T* __restrict__ y, int64_t n, bool wide, Scalar<T> a, Scalar<T> b) {
   using V = simt::Vec<Scalar<T>>;
   pointwise<T>(n, wide, [&](int64_t i, auto count) {
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kPointwiseBlock)
 }
 
 template <class Fn, class T>
-__global__ void __launch_bounds__(kPointwiseBlock)
+__global__ void __launch_bounds__(kPointwiseBlock, 4)
     backward_kernel(const T* __restrict__ s, const T* __restrict__ dy, T* __restrict__ dx, int64_t n, bool wide,
                     Scalar<T> a, Scalar<T> b) {
   using V = simt::Vec<Scalar<T>>;

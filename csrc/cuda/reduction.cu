@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kBlock)
 // out[o, p, c] = sum over the rows of piece p of x[o, rows, c], N columns to a thread. A block has `lanes` threads, a
 // power of two, along the columns and the others along the rows.
 template <int N, class S, class D>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 4)
     sum_columns_kernel(const S* __restrict__ x, D* __restrict__ out, int64_t n, int64_t inner, int64_t pieces,
                        int64_t piece, int64_t column_blocks, int lanes, double divisor) {
   using A = Accumulator<S>;

@@ -58,7 +58,7 @@ Array activation(std::string_view f, const Array& x, double a, double b) {
   require<NotImplementedError>(is_float(x.dtype), f, ": input has dtype ", name(x.dtype),
                                "; expected float32, bfloat16, float16 or float64");
   Array in = x.dense(), y = Array::empty_like(in);
-  if (in.on_cuda()) {
+  if (in.on_cuda()) [[unlikely]] {
     if (in.numel())
       cuda::check("activation", cuda::launchers().activation_forward(kind, in.dtype, in.data, y.data, in.numel(), a, b,
                                                                      cuda::stream(in.device())));
@@ -77,7 +77,7 @@ Array activation_backward(std::string_view f, const Array& saved, const Array& d
   require<ValueError>(dy.shape == saved.shape && dy.dtype == saved.dtype, f, ": gradient has shape ", dy.shape,
                       " and dtype ", name(dy.dtype), "; expected ", saved.shape, " and ", name(saved.dtype));
   Array in = saved.dense(), g = dy.with_layout_of(in), dx = Array::empty_like(in);
-  if (in.on_cuda()) {
+  if (in.on_cuda()) [[unlikely]] {
     if (in.numel())
       cuda::check("activation_backward",
                   cuda::launchers().activation_backward(kind, in.dtype, in.data, g.data, dx.data, in.numel(), a, b,

@@ -208,6 +208,30 @@ PyObject* call_with_tensors(OpObject* op, PyObject* const* args, Py_ssize_t narg
   return PyObject_Vectorcall(op->forward, args, size_t(nargs), nullptr);
 }
 
+// A call with numpy arrays among the arguments. Out of line: the frame that it needs would slow down other calls.
+__attribute__((noinline)) PyObject* call_with_numpy(OpObject* op, PyObject* const* args, Py_ssize_t nargs, bool record,
+                                                    bool first_is_numpy) {
+  std::vector<PyObject*> converted(size_t(nargs), nullptr), owned;
+  bool ok = true;
+  for (Py_ssize_t i = 0; ok && i < nargs; ++i) {
+    converted[size_t(i)] = args[i];
+    if (Py_TYPE(args[i]) == tensor_type || !is_numpy(args[i])) continue;
+    PyObject* t = from_numpy(args[i]);
+    if (t && implicit_device.on_cuda()) [[unlikely]] {
+      Array array = as_tensor(t)->array;  // without the GIL it must be ours
+      Py_SETREF(t, move_to(array, implicit_device));
+    }
+    if (!t)
+      ok = false;
+    else
+      owned.push_back(converted[size_t(i)] = t);
+  }
+  PyObject* out = ok ? call_with_tensors(op, converted.data(), nargs, record) : nullptr;
+  if (out && first_is_numpy && !record) out = outputs_to_numpy(out);
+  for (PyObject* t : owned) Py_DECREF(t);
+  return out;
+}
+
 PyObject* op_call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* keywords) {
   auto* op = reinterpret_cast<OpObject*>(self);
   Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
@@ -250,25 +274,7 @@ PyObject* op_call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject
     PyErr_Format(PyExc_TypeError, "%U: unsupported argument type", op->name);
     return nullptr;
   }
-  std::vector<PyObject*> converted(size_t(nargs), nullptr), owned;
-  bool ok = true;
-  for (Py_ssize_t i = 0; ok && i < nargs; ++i) {
-    converted[size_t(i)] = args[i];
-    if (Py_TYPE(args[i]) == tensor_type || !is_numpy(args[i])) continue;
-    PyObject* t = from_numpy(args[i]);
-    if (t && implicit_device.on_cuda()) [[unlikely]] {
-      Array array = as_tensor(t)->array;  // without the GIL it must be ours
-      Py_SETREF(t, move_to(array, implicit_device));
-    }
-    if (!t)
-      ok = false;
-    else
-      owned.push_back(converted[size_t(i)] = t);
-  }
-  PyObject* out = ok ? call_with_tensors(op, converted.data(), nargs, record) : nullptr;
-  if (out && first_is_numpy && !record) out = outputs_to_numpy(out);
-  for (PyObject* t : owned) Py_DECREF(t);
-  return out;
+  return call_with_numpy(op, args, nargs, record, first_is_numpy);
 }
 
 PyObject* op_new(PyTypeObject* type, PyObject* args, PyObject* keywords) {

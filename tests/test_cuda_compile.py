@@ -1,0 +1,22 @@
+"""Every .cu file compiles for every architecture without spilling registers, and moves 16 bytes at a time."""
+
+from __future__ import annotations
+
+import cuda_builds
+import pytest
+
+pytestmark = [pytest.mark.full, pytest.mark.skipif(cuda_builds.nvcc() is None, reason="no nvcc")]
+
+NO_KERNELS = {"library", "runtime"}
+FILES = [path for path in sorted(cuda_builds.CUDA.glob("*.cu")) if path.stem not in NO_KERNELS]
+
+
+@pytest.mark.parametrize("architecture", cuda_builds.ARCHITECTURES)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_spills(path, architecture):
+    if path.stem.endswith("_sm90") and architecture != "sm_90a":
+        pytest.skip("instructions of sm_90a")
+    compiled = cuda_builds.compiled(path, architecture)
+    assert compiled.kernels
+    assert not [k.name for k in compiled.kernels if k.spill_stores or k.spill_loads]
+    assert "LDG.E.128" in compiled.machine_code("")
