@@ -17,6 +17,7 @@ from .run import Row, run_case
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fastnn.benchmarks", description=__doc__)
     parser.add_argument("--op", help="families or ops, with commas between (default: all)")
+    parser.add_argument("--case", default="", metavar="REGEX", help="only cases whose text this matches somewhere")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--threads", type=int, help="for fastnn and every peer (default: all that fastnn would use)")
     parser.add_argument("--against", help=f"of {','.join(PEERS)} (default: those installed)")
@@ -39,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 where an output of fastnn differed from the reference, or 2 for arguments that cannot be met."""
     arguments = _arguments(argv)
     try:
-        cases = [case for case in load(arguments.op and arguments.op.split(",")) if arguments.dtype in case.dtypes]
+        cases = [
+            case
+            for case in load(arguments.op and arguments.op.split(","), arguments.case)
+            if arguments.dtype in case.dtypes
+        ]
         ours = Fastnn()
         threads = arguments.threads or ours.lib.get_num_threads()
         ours.set_threads(threads)

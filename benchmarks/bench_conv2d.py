@@ -67,7 +67,8 @@ def _jax(jax: Any, x: Any, w: Any, b: Any, stride: int, padding: int, dilation: 
     ) + b.reshape(-1, 1, 1)
 
 
-def _case(s: Shape, direction: str) -> Case:
+def conv2d_case(s: Shape, direction: str, family: str = "conv2d") -> Case:
+    """The case of one layer."""
     out_size = (s.size + 2 * s.padding - s.dilation * (s.kernel - 1) - 1) // s.stride + 1
     out = (s.batch, s.filters, out_size, out_size)
     weight = (s.filters, s.channels // s.groups, s.kernel, s.kernel)
@@ -82,7 +83,8 @@ def _case(s: Shape, direction: str) -> Case:
         layouts=True,
         onnx=partial(_onnx, s=s),
         jax=_jax,
+        family=family,
     )
 
 
-CASES = [_case(shape, direction) for shape in SHAPES for direction in ("fwd", "bwd")]
+CASES = [conv2d_case(shape, direction) for shape in SHAPES for direction in ("fwd", "bwd")]

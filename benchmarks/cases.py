@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -119,8 +120,11 @@ def families() -> list[str]:
     return sorted(name.removeprefix("bench_") for name in names if name.startswith("bench_"))
 
 
-def load(ops: list[str] | None = None) -> list[Case]:
-    """The cases of these families or ops (all by default).
+def load(ops: list[str] | None = None, pattern: str = "") -> list[Case]:
+    """The cases of these families or ops (default: all but those of tables that say `DEFAULT = False`).
+
+    Args:
+      pattern: a regular expression that str(case) must contain.
 
     Raises:
       ValueError: a name is neither a family nor an op.
@@ -129,11 +133,15 @@ def load(ops: list[str] | None = None) -> list[Case]:
     known = families()
     found: set[str] = set()
     for family in known:
-        table: list[Case] = importlib.import_module(f"{__package__}.bench_{family}").CASES
-        chosen = table if ops is None or family in ops else [case for case in table if case.op in ops]
+        module = importlib.import_module(f"{__package__}.bench_{family}")
+        table: list[Case] = module.CASES
+        if ops is None:
+            chosen = table if getattr(module, "DEFAULT", True) else []
+        else:
+            chosen = table if family in ops else [case for case in table if case.op in ops]
         cases += chosen
         found |= {family, *(case.op for case in table)}
     unknown = sorted(set(ops or ()) - found)
     if unknown:
         raise ValueError(f"--op: no cases for {', '.join(unknown)}; expected some of {', '.join(sorted(found))}")
-    return cases
+    return [case for case in cases if re.search(pattern, str(case))]

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "convert.h"
+#include "packed.h"
 #include "parallel.h"
 
 namespace fastnn {
@@ -27,6 +28,7 @@ std::string to_text(const Dims& dims) {
 
 StoragePtr::~StoragePtr() {
   if (!p_ || p_->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (PackedCopies* packed = p_->packed.load(std::memory_order_relaxed)) release_packed(packed);
   if (p_->release)
     p_->release(p_->owner);
   else if (p_->device.on_cuda()) [[unlikely]]

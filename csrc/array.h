@@ -41,10 +41,20 @@ struct Dims {
 
 std::string to_text(const Dims& dims);  // "(2, 3, 4)"; "(2,)"
 
+struct PackedCopies;
+
 // Reference-counted memory: our allocator's, or borrowed with a release function.
 struct Storage {
   std::atomic<int64_t> references{1};
   std::atomic<int64_t> version{0};  // counts in-place changes made through our API
+  // Views of it that others may write to unseen (numpy's, DLPack's): how many there are, how many there were.
+  std::atomic<int64_t> loans{0}, returned{0};
+  std::atomic<PackedCopies*> packed{nullptr};  // packed.h
+  void lend() { loans.fetch_add(1); }
+  void end_loan() {
+    returned.fetch_add(1);
+    loans.fetch_sub(1);
+  }
   void* data = nullptr;
   size_t bytes = 0;
   bool writable = true;
@@ -67,6 +77,7 @@ class StoragePtr {
   }
   ~StoragePtr();
   Storage* operator->() const { return p_; }
+  Storage* get() const { return p_; }
   explicit operator bool() const { return p_ != nullptr; }
   bool operator==(const StoragePtr& o) const { return p_ == o.p_; }
 

@@ -40,7 +40,7 @@ def test_case_agrees_with_reference(case: Case) -> None:
 
 
 def test_tables_are_consistent() -> None:
-    cases = load()
+    cases = load(families())
     names = [str(case) for case in cases]
     assert len(set(names)) == len(names)
     assert set(families()) <= {case.op for case in cases}
@@ -49,6 +49,10 @@ def test_tables_are_consistent() -> None:
         read, written = case.traffic(4)
         assert read > 0 and written > 0 and case.flops >= 0, case
     assert {case.op for case in load(["linear"])} == {"linear"}
+    assert [str(case) for case in load(["convnet"], "vgg16 .* 64-64 .*batch 1 fwd")] == [
+        "convnet vgg16 3x3 64-64 224 batch 1 fwd"
+    ]
+    assert not {"convnet", "models"} & {case.op for case in load()}  # only where they are asked for
     with pytest.raises(ValueError, match="no cases for nonsense"):
         load(["conv2d", "nonsense"])
 

@@ -84,6 +84,24 @@ def test_forward_and_backward(isa, rng, case, layout):
     assert not np.array_equal(y.numpy(), exactly(F.conv2d, x, w, b, padding=padding))  # it was Winograd
 
 
+@LAYOUTS
+@pytest.mark.parametrize(("shape", "filters", "padding"), [((2, 17, 13, 16), 37, 2), ((1, 64, 7, 7), 130, (2, 1))])
+def test_5x5(isa, rng, shape, filters, padding, layout):
+    x, _, b = data(rng, shape, filters, layout)
+    w = rng.standard_normal((filters, shape[1], 5, 5)).astype("float32")
+    leaves = [fastnn.tensor(a, requires_grad=True) for a in (x, w, b)]
+    grad = rng.standard_normal(float64(x, w, b, padding).shape).astype("float32")
+    wanted = float64(x, w, b, padding, grad)
+    y = F.conv2d(*leaves, padding=padding)
+    y.backward(fastnn.tensor(grad))
+    for got, value in zip((y, *(leaf.grad for leaf in leaves)), wanted, strict=True):
+        assert error(got.numpy(), value) < TOLERANCE
+    assert not np.array_equal(y.numpy(), exactly(F.conv2d, x, w, b, padding=padding))
+    with fastnn.no_grad():
+        pooled = _conv2d_max_pool(*leaves, (1, 1), padding, (1, 1), 1, "relu").numpy()
+    np.testing.assert_array_equal(pooled, F.max_pool2d(np.maximum(y.numpy(), 0), 2))
+
+
 def test_reference_agrees(isa, rng):
     x, w, b = data(rng, (1, 16, 9, 10), 16)
     assert error(F.conv2d(x, w, b, padding=1), reference.conv2d(x, w, b, 1, 1, 1, 1)) < TOLERANCE

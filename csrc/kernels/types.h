@@ -65,6 +65,7 @@ struct Tile {
   const void* sums;  // or null
   int64_t sums_row;
   const void* bias;
+  const void* row_bias;  // row_bias[m] in place of bias[n], where c_col is 1; or null
   const void* residual;
   Activation activation;
 };
@@ -113,15 +114,17 @@ struct PixelWeightTile {
   int64_t c_row;
 };
 
-// Winograd's F(4x4, 3x3), see ops/winograd.h. Values of the transform domain are [36][...], `_step` elements from one
-// of the 36 to the next. `lanes` is that of winograd.shape, all data is float.
+// Winograd's F(4x4, 3x3) and F(2x2, 5x5), see ops/winograd.h. Values of the transform domain are [36][...], `_step`
+// elements from one of the 36 to the next; `side`, 4 or 2, is that of a tile of outputs. `lanes` is that of
+// winograd.shape, all data is float.
 //
-// Neighbouring tiles of one row of tiles: tile i reads the 6x6 pixels from (top, left + 4 i) on, zeros outside of the
-// image, and becomes tile first + i of v: [36][group of `rows` tiles][channels / lanes][tile of the group][lanes].
+// Neighbouring tiles of one row of tiles: tile i reads the 6x6 pixels from (top, left + side * i) on, zeros outside of
+// the image, and becomes tile first + i of v: [36][group of `rows` tiles][channels / lanes][tile of the group][lanes].
 struct WinogradInput {
   const float* x;  // channel 0 of pixel (0, 0)
   int64_t x_channel, x_row, x_col, channels, height, width;
   int64_t top, left, tiles;
+  int side;
   float* region;  // scratch of 6 * (4 * tiles + 2) * lanes
   float* v;
   int64_t v_step, rows, first;
@@ -138,12 +141,12 @@ struct WinogradProduct {
   int64_t m_step;
 };
 
-// Neighbouring tiles of m become `rows` x `cols` pixels, at most 4 x 4 * tiles, of y = f(m + bias + residual), or
+// Neighbouring tiles of m become `rows` x `cols` pixels, at most side x side * tiles, of y = f(m + bias + residual), or
 // the maxima of their 2x2 windows with their positions, as in Tile.
 struct WinogradOutput {
   const float* m;
   int64_t m_step, tiles;
-  int vectors, channels;
+  int vectors, channels, side;
   int64_t rows, cols;
   bool pool;
   float* block;  // scratch of 2 * 16 * tiles * lanes
@@ -153,6 +156,41 @@ struct WinogradOutput {
   const float* residual;  // like y
   Activation activation;
   uint8_t* position;  // like y, or null
+};
+
+// A rectangle of output pixels of a depthwise convolution, all of which use the same taps; channels_last:
+//   y[r * y_row + i * y_col + c] = f(bias[c] + residual[same place as y] +
+//       sum_{k < taps} w[w_offsets[k] + c] * x[r * x_row + i * x_col + x_offsets[k] + c])
+// for r < rows, i < cols, c < channels. w and bias are in the compute type; w can be read in whole vectors.
+struct DepthwiseRectangle {
+  int64_t rows, cols, channels, taps;
+  const void* x;
+  int64_t x_row, x_col;
+  const int64_t* x_offsets;
+  void* w;
+  const int64_t* w_offsets;
+  void* y;
+  int64_t y_row, y_col;
+  const void *bias, *residual;
+  Activation activation;
+};
+
+// One channel of a depthwise convolution, row-major:
+//   y[r * y_row + i] = f(bias[0] + residual[same place as y] + sum_{k < taps} w[w_offsets[k]] * x[r * x_row + i +
+//   x_offsets[k]])
+// for r < rows, i < cols. x, w and bias are in the compute type; x can be read up to one vector past the last pixel
+// used.
+struct DepthwisePlane {
+  int64_t rows, cols, taps;
+  const void* x;
+  int64_t x_row;
+  const int64_t* x_offsets;
+  void* w;
+  const int64_t* w_offsets;
+  void* y;
+  int64_t y_row;
+  const void *bias, *residual;
+  Activation activation;
 };
 
 // Coefficients of one optimizer step on one parameter. python/fastnn/optim has the equations.

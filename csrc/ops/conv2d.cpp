@@ -8,7 +8,9 @@
 #include "../float_mode.h"
 #include "../parallel.h"
 #include "activation.h"
+#include "depthwise.h"
 #include "gemm.h"
+#include "pointwise.h"
 #include "winograd.h"
 
 namespace fastnn::conv {
@@ -16,45 +18,55 @@ namespace {
 
 constexpr int64_t kRegionElements = 128 * 1024;  // an input region of 512 KB stays in L2
 constexpr int64_t kFlopsPerChunk = 1 << 20;      // about 10 us
+constexpr int64_t kGroupChannels = 16;           // of a group, from which channels_last stays as it is
+constexpr int64_t kRunBytes = 16 * 1024;         // of turned weights, which stay in L1
+constexpr int64_t kFewTaps = 160;                // of all input channels
+constexpr double kFull = 0.85;                   // of the lanes
 constexpr int64_t kSlack = 16;                   // elements that a vector load may pass the end of a region
 
+// Few taps: the tile's way to rows of channels, by a transposition, would cost more than the lanes that stay empty. One
+// core: 3 -> 32 3x3 stride 2 at 224x224 64 -> 89 GFLOP/s, 3 -> 64 7x7 stride 2 86 -> 99.
 bool pixels_as_lanes(const Pass& p, bool nhwc, int lanes) {
-  return !nhwc && p.step_x == 1 && p.out_col == 1 && pixels_fill_lanes(p.cols, p.out_channels, lanes);
+  if (nhwc || p.step_x > 2 || p.out_col != 1) return false;
+  if (pixels_fill_lanes(p.cols, p.out_channels, lanes)) return true;
+  const int64_t taps = p.in_channels * int64_t(p.ty.size() * p.tx.size());
+  return taps <= kFewTaps && double(p.cols) >= kFull * double(divide_up(p.cols, lanes) * lanes);
 }
 
-// Weights of one group, k-major, in panels of the register tile's width or (pixels as lanes) as one [k][channels]
-// block.
-void pack_weight(const Pass& p, const Array& weight, int64_t group, bool nhwc, bool as_pixels, const TileShape& shape,
-                 char* to) {
-  const GemmKernels& kernel = kernels().gemm;
+// Weights of one group, k-major: a panel of the register tile's width or, with pixels as lanes, one [k][channels]
+// block. k runs over (channel, tap) in row-major images and over (tap, channel) in channels_last ones.
+void pack_weight(const Pass& p, const Array& weight, int64_t group, int64_t panel, bool nhwc, bool as_pixels,
+                 const TileShape& shape, char* to) {
+  const auto pack = kernels().gemm.pack_panel[weight.dtype];
   const int64_t item = int64_t(size_of(weight.dtype)), scalar = int64_t(size_of(compute_type(weight.dtype)));
-  const int64_t taps_y = int64_t(p.wu.size()), taps_x = int64_t(p.wv.size()), k = p.in_channels * taps_y * taps_x;
-  const int64_t width = as_pixels ? p.out_channels : 2 * shape.lanes;
-  const char* w = weight.data + group * p.w_group * item;
-  for (int64_t first = 0; first < p.out_channels; first += width, to += k * width * scalar) {
-    int64_t cols = std::min(width, p.out_channels - first);
-    int64_t panel = as_pixels ? width : cols <= shape.lanes ? shape.lanes : width;
-    const char* from = w + first * p.w_out * item;
-    if (!nhwc) {
-      // Runs of taps_x weights, or all of them where the pass uses every tap in order.
-      bool whole = p.w_in == taps_y * taps_x &&
-                   (taps_y * taps_x == 1 || (p.wv[0] == 0 && p.wu[0] == 0 && p.wv.back() == taps_x - 1 &&
-                                             p.wu.back() == (taps_y - 1) * taps_x));
-      if (whole) {
-        kernel.pack_panel[weight.dtype](from, 1, p.w_out, k, int(cols), int(panel), to);
-        continue;
+  const int64_t taps_y = int64_t(p.wu.size()), taps_x = int64_t(p.wv.size()), taps = taps_y * taps_x;
+  const int64_t width = as_pixels ? p.out_channels : 2 * shape.lanes, first = panel * width;
+  const int64_t cols = std::min(width, p.out_channels - first);
+  const int64_t wide = as_pixels ? width : cols <= shape.lanes ? shape.lanes : width, line = wide * scalar;
+  const char* from = weight.data + (group * p.w_group + first * p.w_out) * item;
+  to += panel * p.in_channels * taps * width * scalar;
+  const int64_t each = std::min(p.w_in, p.w_out);  // weights of one kernel, which lie together
+  if (each == 1) return pack(from, p.w_in, p.w_out, p.in_channels, int(cols), int(wide), to);
+  bool in_order = p.w_in == each && taps == each;
+  for (int64_t at = 0; at < taps && in_order; ++at)
+    in_order = p.wu[size_t(at / taps_x)] + p.wv[size_t(at % taps_x)] == at;
+  if (in_order && !nhwc) return pack(from, 1, p.w_out, p.in_channels * taps, int(cols), int(wide), to);
+  // Turned in whole runs, a few channels at a time, then put in order.
+  const int64_t batch = p.w_in == each ? std::clamp<int64_t>(kRunBytes / (each * line), 1, p.in_channels) : 1;
+  Scratch memory(size_t(batch * each * line));
+  for (int64_t c = 0; c < p.in_channels; c += batch) {
+    const int64_t count = std::min(batch, p.in_channels - c);
+    pack(from + c * p.w_in * item, 1, p.w_out, count * each, int(cols), int(wide), memory.as<char>());
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t at = 0; at < taps; ++at) {
+        const int64_t tap = p.wu[size_t(at / taps_x)] + p.wv[size_t(at % taps_x)];
+        const char* row = memory.as<char>() + (i * each + tap) * line;
+        char* place = to + (nhwc ? at * p.in_channels + c + i : (c + i) * taps + at) * line;
+        if (line == 128)
+          std::memcpy(place, row, 128);  // a known size takes no call
+        else
+          std::memcpy(place, row, size_t(line));
       }
-      for (int64_t c = 0, row = 0; c < p.in_channels; ++c)
-        for (int64_t u = 0; u < taps_y; ++u)
-          for (int64_t v = 0; v < taps_x; ++v, ++row)
-            kernel.pack_panel[weight.dtype](from + (c * p.w_in + p.wu[size_t(u)] + p.wv[size_t(v)]) * item, 0, p.w_out,
-                                            1, int(cols), int(panel), to + row * panel * scalar);
-    } else {
-      for (int64_t u = 0, row = 0; u < taps_y; ++u)
-        for (int64_t v = 0; v < taps_x; ++v, row += p.in_channels)
-          kernel.pack_panel[weight.dtype](from + (p.wu[size_t(u)] + p.wv[size_t(v)]) * item, p.w_in, p.w_out,
-                                          p.in_channels, int(cols), int(panel), to + row * panel * scalar);
-    }
   }
 }
 
@@ -111,28 +123,64 @@ Geometry geometry(const Array& x, const Array& weight, const Dims& stride, const
   g.ow = (padded_w - reach_w) / g.sw + 1;
   g.groups = groups, g.cg = g.c / groups, g.og = g.oc / groups;
   g.dtype = x.dtype;
-  g.nhwc = x.is_channels_last() && groups == 1;
+  // Groups of few channels leave most lanes of a vector of channels empty: pixels fill them.
+  g.nhwc = x.is_channels_last() && (groups == 1 || g.depthwise() || g.og >= kGroupChannels);
   return g;
 }
 
+PackKey pack_key(PackKind kind, const Pass& p) {
+  PackKey key{int64_t(kind), p.groups, p.in_channels, p.out_channels, p.w_group, p.w_out, p.w_in, int64_t(p.wu.size())};
+  key.insert(key.end(), p.wu.begin(), p.wu.end());
+  key.insert(key.end(), p.wv.begin(), p.wv.end());
+  return key;
+}
+
+Pass forward_pass(const Geometry& g, const Array& y) {
+  Pass p{};
+  p.groups = g.groups, p.in_channels = g.cg, p.out_channels = g.og;
+  p.rows = g.oh, p.cols = g.ow, p.step_y = g.sh, p.step_x = g.sw;
+  for (int64_t u = 0; u < g.kh; ++u) p.ty.push_back(u * g.dh - g.top), p.wu.push_back(u * g.kw);
+  for (int64_t v = 0; v < g.kw; ++v) p.tx.push_back(v * g.dw - g.left), p.wv.push_back(v);
+  p.w_in = g.kh * g.kw, p.w_out = g.cg * p.w_in, p.w_group = g.og * p.w_out;
+  p.out_row = y.stride(2), p.out_col = y.stride(3);
+  return p;
+}
+
+// Elements from a pixel to the next one in a channels_last copy: not 2 KB or a multiple of it, because then neighbours
+// would meet in few sets of the L1 cache (1x1, 1024 channels: 65 GFLOP/s for 100).
+static int64_t pixel_step(int64_t channels) { return channels % 512 == 0 ? channels + 16 : channels; }
+
+int64_t region_row(bool nhwc, int64_t cols, int64_t channels, int64_t phases) {
+  return nhwc ? cols * pixel_step(channels) : divide_up(cols, phases) * phases;
+}
+
 Region copy_region(const Array& x, bool nhwc, int64_t n, int64_t c0, int64_t channels, int64_t y0, int64_t rows,
-                   int64_t x0, int64_t cols, bool clear, char* to) {
+                   int64_t x0, int64_t cols, bool clear, char* to, int64_t phases) {
   const int64_t item = int64_t(size_of(x.dtype)), scalar = int64_t(size_of(compute_type(x.dtype)));
-  const Region region = nhwc ? Region{to, 1, cols * channels, channels} : Region{to, rows * cols, cols, 1};
+  const int64_t row = region_row(nhwc, cols, channels, phases);
+  const Region region = nhwc ? Region{to, 1, row, pixel_step(channels)} : Region{to, rows * row, row, 1};
   // The part of the region that lies inside of x.
   const int64_t top = std::max<int64_t>(0, -y0), bottom = std::min(rows, x.size(2) - y0);
   const int64_t left = std::max<int64_t>(0, -x0), right = std::min(cols, x.size(3) - x0);
   const bool whole = top == 0 && left == 0 && bottom == rows && right == cols;
-  if (clear && !whole) std::memset(to, 0, size_t(rows * cols * channels * scalar));
+  if (clear && !whole) std::memset(to, 0, size_t(rows * row * (nhwc ? 1 : channels) * scalar));
   if (bottom <= top || right <= left) return region;
   const char* from =
       x.data + (n * x.stride(0) + c0 * x.stride(1) + (y0 + top) * x.stride(2) + (x0 + left) * x.stride(3)) * item;
+  if (phases > 1) {
+    for (int64_t c = 0; c < channels; ++c)
+      kernels().depthwise.spread[x.dtype](from + c * x.stride(1) * item, x.stride(2), bottom - top, right - left,
+                                          phases, left, to + (c * rows + top) * row * scalar, row, row / phases);
+    return region;
+  }
   char* first = to + (top * region.row + left * region.col) * scalar;
   auto kernel = kernels().conv2d.copy_image[x.dtype];
-  if (nhwc)
-    kernel(from, 0, x.stride(2), 1, bottom - top, (right - left) * channels, first, 0, region.row);
-  else
+  if (!nhwc)
     kernel(from, x.stride(1), x.stride(2), channels, bottom - top, right - left, first, region.channel, region.row);
+  else if (channels == x.size(1) && region.col == channels)
+    kernel(from, 0, x.stride(2), 1, bottom - top, (right - left) * channels, first, 0, region.row);
+  else  // the channels of one pixel after the other
+    kernel(from, x.stride(2), x.stride(3), bottom - top, right - left, channels, first, region.row, region.col);
   return region;
 }
 
@@ -157,16 +205,27 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
   const bool as_pixels = !residual && k > 0 && pixels_as_lanes(p, nhwc, shape.lanes);
   // It writes runs of pixels or of channels; the gradient of a strided convolution may have neither.
   const bool winograd = worth_winograd(p, dtype) && (p.out_col == 1 || out.stride(1) == 1);
+  const bool pointwise = worth_pointwise(p, in, nhwc, out);
   if (logs_dispatch())
-    log_pass(p, in, nhwc, winograd ? "Winograd 4x4" : as_pixels ? "pixels as lanes" : "channels as lanes");
+    log_pass(p, in, nhwc,
+             winograd    ? "Winograd 4x4"
+             : pointwise ? "matrix product"
+             : as_pixels ? "pixels as lanes"
+                         : "channels as lanes");
+  if (pointwise) return run_pointwise(p, in, nhwc, weight, bias, residual, activation, out);
   if (winograd)
     return run_winograd(p, in, nhwc, weight, static_cast<const float*>(bias), residual, activation, out, position);
 
   const int64_t packed = k * (as_pixels ? p.out_channels : panels * width) * scalar;
-  Scratch weight_memory(size_t(packed * p.groups));
-  if (k > 0)
-    for (int64_t g = 0; g < p.groups; ++g)
-      pack_weight(p, weight, g, nhwc, as_pixels, shape, weight_memory.as<char>() + g * packed);
+  const PackKind kind = as_pixels ? PackKind::pixels : nhwc ? PackKind::panels_nhwc : PackKind::panels_nchw;
+  const Packed packed_weight(weight, pack_key(kind, p), size_t(packed * p.groups), [&](char* to) {
+    const int64_t shares = as_pixels ? 1 : panels;
+    parallel_for(k > 0 ? p.groups * shares : 0, divide_up(kFlopsPerChunk / 32, std::max<int64_t>(1, k * width)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin; i < end; ++i)
+                     pack_weight(p, weight, i / shares, i % shares, nhwc, as_pixels, shape, to + i / shares * packed);
+                 });
+  });
 
   // The region of a block of rows: from the lowest tap of its first row to the highest tap of its last.
   int64_t low_y = 0, high_y = 0, low_x = 0, high_x = 0;
@@ -175,7 +234,9 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
     low_x = *std::min_element(p.tx.begin(), p.tx.end()), high_x = *std::max_element(p.tx.begin(), p.tx.end());
   }
   const int64_t region_cols = (p.cols - 1) * p.step_x + high_x - low_x + 1;
-  const int64_t row_elements = std::max<int64_t>(1, region_cols * p.in_channels);
+  const int64_t phases = as_pixels ? p.step_x : 1;  // vectors of pixels read neighbours
+  const int64_t row_elements =
+      std::max<int64_t>(1, region_row(nhwc, region_cols, p.in_channels, phases) * (nhwc ? 1 : p.in_channels));
   int64_t block = (kRegionElements / row_elements - (high_y - low_y)) / p.step_y;
   block = std::min(p.rows, std::max<int64_t>(block, 1));
   const int64_t flops_row = std::max<int64_t>(1, 2 * k * p.out_channels * p.cols), images = in.size(0);
@@ -204,13 +265,15 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
       if (!found && k > 0) {
         bool clear = task == begin || cleared_y != y0 || cleared_rows != in_rows;
         region = copy_region(in, nhwc, n, c0, p.in_channels, y0, in_rows, low_x, region_cols, clear,
-                             region_memory.as<char>());
+                             region_memory.as<char>(), phases);
         cleared_y = y0, cleared_rows = in_rows;
       }
       if (task == begin || region.channel != last.channel || region.row != last.row) {
         int64_t at = 0;
         auto offset = [&](int64_t c, int64_t u, int64_t v) {
-          return c * region.channel + (p.ty[size_t(u)] - low_y) * region.row + (p.tx[size_t(v)] - low_x) * region.col;
+          const int64_t x = p.tx[size_t(v)] - low_x;
+          return c * region.channel + (p.ty[size_t(u)] - low_y) * region.row +
+                 (phases > 1 ? x % phases * (region.row / phases) + x / phases : x * region.col);
         };
         if (!nhwc) {
           for (int64_t c = 0; c < p.in_channels; ++c)
@@ -225,7 +288,7 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
       }
       const int64_t o0 = g * p.out_channels;
       const int64_t first = n * out.stride(0) + o0 * out.stride(1) + p.offset + (p.pool ? y / 2 : y) * p.out_row;
-      const char* w = weight_memory.as<char>() + g * packed;
+      const char* w = packed_weight.data() + g * packed;
       const char* group_bias = bias ? static_cast<const char*>(bias) + o0 * scalar : nullptr;
       if (as_pixels) {
         PixelTile t{k,
@@ -285,6 +348,15 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
   });
 }
 
+void run_passes(const std::vector<Pass>& passes, const Array& in, bool nhwc, const Array& weight, const void* bias,
+                const Array* residual, Activation activation, const Array& out) {
+  if (std::all_of(passes.begin(), passes.end(), is_depthwise)) {
+    if (logs_dispatch() && !passes.empty()) log_pass(passes[0], in, nhwc, "depthwise");
+    return run_depthwise(passes, in, nhwc, weight, bias, residual, activation, out);
+  }
+  for (const Pass& p : passes) run_pass(p, in, nhwc, weight, bias, residual, activation, out);
+}
+
 }  // namespace fastnn::conv
 
 namespace fastnn::ops {
@@ -298,17 +370,6 @@ Array bias_values(const conv::Geometry& g, const std::optional<Array>& bias) {
                       "; expected (", g.oc, ",)");
   Array values = bias->contiguous();
   return g.dtype == compute_type(g.dtype) ? values : fastnn::astype(values, compute_type(g.dtype));
-}
-
-conv::Pass forward_pass(const conv::Geometry& g, const Array& y) {
-  conv::Pass p{};
-  p.groups = g.groups, p.in_channels = g.cg, p.out_channels = g.og;
-  p.rows = g.oh, p.cols = g.ow, p.step_y = g.sh, p.step_x = g.sw;
-  for (int64_t u = 0; u < g.kh; ++u) p.ty.push_back(u * g.dh - g.top), p.wu.push_back(u * g.kw);
-  for (int64_t v = 0; v < g.kw; ++v) p.tx.push_back(v * g.dw - g.left), p.wv.push_back(v);
-  p.w_in = g.kh * g.kw, p.w_out = g.cg * p.w_in, p.w_group = g.og * p.w_out;
-  p.out_row = y.stride(2), p.out_col = y.stride(3);
-  return p;
 }
 
 }  // namespace
@@ -334,7 +395,7 @@ Array conv2d(const Array& x_in, const Array& weight_in, const std::optional<Arra
   Array x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
   Array y = g.nhwc ? Array::empty_channels_last(shape, g.dtype) : Array::empty(shape, g.dtype);
   Array residual_values = residual ? residual->with_layout_of(y) : Array();
-  conv::run_pass(forward_pass(g, y), x, g.nhwc, weight, b.data, residual ? &residual_values : nullptr, f, y);
+  conv::run_passes({conv::forward_pass(g, y)}, x, g.nhwc, weight, b.data, residual ? &residual_values : nullptr, f, y);
   return x_in.is_channels_last() && !g.nhwc ? y.channels_last() : y;
 }
 
@@ -354,7 +415,7 @@ std::tuple<Array, std::optional<Array>> conv2d_pool(const Array& x_in, const Arr
   Array y = make(g.dtype);
   std::optional<Array> position;
   if (need_positions) position = make(DType::u8);
-  conv::Pass p = forward_pass(g, y);
+  conv::Pass p = conv::forward_pass(g, y);
   p.pool = true;
   p.rows = g.oh / 2 * 2, p.cols = g.ow / 2 * 2;
   conv::run_pass(p, x, g.nhwc, weight, b.data, nullptr, f, y, position ? position->as<uint8_t>() : nullptr);

@@ -10,6 +10,7 @@
 
 #include "../array.h"
 #include "../kernels/types.h"
+#include "../packed.h"
 #include "gemm.h"
 
 namespace fastnn::ops {
@@ -42,7 +43,8 @@ struct Geometry {
   int64_t sh, sw, dh, dw, top, left;  // stride, dilation, padding
   int64_t groups, cg, og;             // channels per group
   DType dtype;
-  bool nhwc;
+  bool nhwc;  // computed on channels_last images
+  bool depthwise() const { return cg == 1 && og == 1; }
 };
 
 // Checks everything and throws before anything is computed.
@@ -77,14 +79,28 @@ struct Pass {
   bool pool;
 };
 
+// What a copy of the weight for a pass depends on; `kind` tells layouts apart.
+enum class PackKind : int64_t { panels_nchw, panels_nhwc, pixels, winograd, depthwise, pointwise };
+PackKey pack_key(PackKind kind, const Pass& pass);
+
+// The pass of the forward, to an output with the strides of y.
+Pass forward_pass(const Geometry& g, const Array& y);
+
 // `position` is written with the layout of `out` if `pool` and it is not null.
 void run_pass(const Pass& pass, const Array& in, bool nhwc, const Array& weight, const void* bias,
               const Array* residual, Activation activation, const Array& out, uint8_t* position = nullptr);
+// All passes of an output.
+void run_passes(const std::vector<Pass>& passes, const Array& in, bool nhwc, const Array& weight, const void* bias,
+                const Array* residual, Activation activation, const Array& out);
 
 // Copies the region (c0.., y0.., x0..) of image n of x into `to` in the compute type. Outside of x, `to` is set to zero
-// if `clear`, else left as an earlier copy of the same y0 and rows has set it.
+// if `clear`, else left as an earlier copy of the same y0 and rows has set it. With `phases` (row-major only), column
+// x0
+// + i is column i / phases of run i % phases of its row; runs are region_row() / phases elements long.
 Region copy_region(const Array& x, bool nhwc, int64_t n, int64_t c0, int64_t channels, int64_t y0, int64_t rows,
-                   int64_t x0, int64_t cols, bool clear, char* to);
+                   int64_t x0, int64_t cols, bool clear, char* to, int64_t phases = 1);
+// Elements of a row of such a copy: of all its channels if nhwc, else of one.
+int64_t region_row(bool nhwc, int64_t cols, int64_t channels, int64_t phases = 1);
 // The region where it lies, if it needs neither padding nor conversion.
 std::optional<Region> view_region(const Array& x, int64_t n, int64_t c0, int64_t y0, int64_t rows, int64_t x0,
                                   int64_t cols);

@@ -5,20 +5,53 @@
 #include "../float_mode.h"
 #include "../parallel.h"
 #include "conv2d.h"
+#include "depthwise.h"
 #include "gemm.h"
 
 namespace fastnn::conv {
 namespace {
 
-constexpr int64_t kParts = 16;                     // partial sums of a weight gradient; fixed, so that bits are
-constexpr int64_t kPartBytes = int64_t(64) << 20;  // most memory for them
-constexpr int64_t kBatchElements = 48 * 1024;      // input of the images that a kernel call covers: 192 KB, in L2
+constexpr int64_t kParts = 16;                 // partial sums of a weight gradient; fixed, so that bits are
+constexpr int64_t kPartBytes = 2 << 20;        // of all parts; larger weights have fewer, and shares
+constexpr int64_t kWovenBytes = 16 << 20;      // of planes before they are put together
+constexpr int64_t kPartPixels = 1024;          // of outputs in a part: it reads and writes all of its sums
+constexpr int64_t kShareSums = 28;             // rows of weights in a share, at least
+constexpr int64_t kBatchElements = 48 * 1024;  // input of the images that a kernel call covers: 192 KB, in L2
+
+// Runs the passes of a row-major dx with stride 2 to planes of their own, whose pixels are neighbours, a few images at
+// a time, and puts the columns together.
+void backward_woven(const Geometry& g, std::vector<Pass> passes, const Array& dy, const Array& weight,
+                    const Array& dx) {
+  const int64_t plane = passes[0].rows * passes[0].cols, count = int64_t(passes.size()),
+                item = int64_t(size_of(g.dtype));
+  const int64_t images =
+      std::clamp<int64_t>(kWovenBytes / std::max<int64_t>(1, g.c * count * plane * item), 1, std::max<int64_t>(1, g.n));
+  for (int64_t i = 0; i < count; ++i)
+    passes[size_t(i)].offset = i * plane, passes[size_t(i)].out_row = passes[0].cols, passes[size_t(i)].out_col = 1;
+  Array parts = Array::empty({images, g.c, count * plane}, g.dtype);
+  for (int64_t n = 0; n < g.n; n += images) {
+    const int64_t some = std::min(images, g.n - n);
+    const Array grad = dy.view({some, g.oc, g.oh, g.ow}, dy.strides, n * dy.stride(0));
+    run_passes(passes, grad, false, weight, nullptr, nullptr, Activation::none, parts);
+    parallel_for(
+        some * g.c, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, g.h * g.w)), [&](int64_t begin, int64_t end) {
+          for (int64_t c = begin; c < end; ++c)
+            for (int64_t y = 0; 2 * y < count; ++y) {
+              const Pass& even = passes[size_t(2 * y)];
+              char* to = dx.data + ((n * g.c + c) * g.h + y) * g.w * item;
+              const char* from = parts.data + (c * count + 2 * y) * plane * item;
+              kernels().depthwise.weave[g.dtype](from, passes[0].cols, plane, even.rows, g.w, 2, to, g.sh * g.w);
+            }
+        });
+  }
+}
 
 // dx[n, c, y, x] = sum over the taps that reach (y, x). Pixels with the same residue of y + top and x + left modulo the
 // stride are reached by the same taps: one pass each, a correlation of dy with step 1.
 Array backward_data(const Geometry& g, const Array& dy, const Array& weight, bool nhwc) {
   Dims shape{g.n, g.c, g.h, g.w};
   Array dx = nhwc ? Array::empty_channels_last(shape, g.dtype) : Array::empty(shape, g.dtype);
+  std::vector<Pass> passes;
   for (int64_t y = 0; y < std::min(g.sh, g.h); ++y)
     for (int64_t x = 0; x < std::min(g.sw, g.w); ++x) {
       Pass p{};
@@ -32,13 +65,18 @@ Array backward_data(const Geometry& g, const Array& dy, const Array& weight, boo
       p.w_out = g.kh * g.kw, p.w_in = g.cg * p.w_out, p.w_group = g.og * p.w_in;
       p.offset = y * dx.stride(2) + x * dx.stride(3), p.out_row = g.sh * dx.stride(2), p.out_col = g.sw * dx.stride(3);
       if (p.ty.empty() || p.tx.empty()) p.ty.clear(), p.tx.clear(), p.wu.clear(), p.wv.clear();
-      run_pass(p, dy, nhwc, weight, nullptr, nullptr, Activation::none, dx);
+      passes.push_back(std::move(p));
     }
+  if (!nhwc && g.sw == 2 && g.w > 1 && !g.depthwise() && !passes.empty())
+    backward_woven(g, passes, dy, weight, dx);
+  else
+    run_passes(passes, dy, nhwc, weight, nullptr, nullptr, Activation::none, dx);
   return dx;
 }
 
 // dw[o, c, u, v] = sum_{n, i, j} dy[n, o, i, j] x[n, c, i sh + u dh - top, j sw + v dw - left]. The (image, row) pairs
-// are dealt to a fixed number of parts, each part is summed in order, and the parts are added in order.
+// are dealt to a fixed number of parts, each part is summed in order, and the parts are added in order. Large weights
+// and few pixels have few parts, and shares of the input channels as tasks.
 Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool nhwc) {
   const DType compute = compute_type(g.dtype);
   const Kernels& kernel = kernels();
@@ -47,27 +85,34 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
   const int64_t width = 2 * shape.lanes, k = g.cg * g.kh * g.kw;
   const bool as_pixels = !nhwc && g.sw == 1 && pixels_fill_lanes(g.ow, g.og, shape.lanes);
 
-  const int64_t bands = g.n >= kParts || g.n == 0 ? 1 : std::min(g.oh, divide_up(kParts, g.n));
-  const int64_t units = g.n * bands, sums = g.groups * k * g.og;
-  const int64_t parts =
-      std::max<int64_t>(1, std::min({units, kParts, kPartBytes / std::max<int64_t>(1, sums * scalar)}));
+  const int64_t taps = g.kh * g.kw, sums = g.groups * k * g.og;
+  const int64_t most = std::clamp<int64_t>(
+      std::min(kPartBytes / std::max<int64_t>(1, sums * scalar), g.n * g.oh * g.ow / kPartPixels), 1, kParts);
+  const int64_t bands = g.n >= most || g.n == 0 ? 1 : std::min(g.oh, divide_up(most, g.n)), units = g.n * bands;
+  const int64_t parts = std::max<int64_t>(1, std::min(units, most));
+  // Shares do not touch the order of sums: as many as the threads need.
+  const int64_t wanted = std::min(divide_up(4 * num_threads(), parts * g.groups), k / kShareSums);
+  const int64_t shares = num_threads() > 1 ? std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, g.cg)) : 1;
   Array partial = Array::zeros({parts, g.groups, k, g.og}, compute);
 
+  const int64_t channels = divide_up(g.cg, shares);  // of a share, at most
   const int64_t reach_y = (g.kh - 1) * g.dh, reach_x = (g.kw - 1) * g.dw;
   const int64_t band_rows = divide_up(g.oh, bands), region_cols = (g.ow - 1) * g.sw + reach_x + 1;
-  const int64_t region_rows = (band_rows - 1) * g.sh + reach_y + 1, region_size = g.cg * region_rows * region_cols;
+  const int64_t region_rows = (band_rows - 1) * g.sh + reach_y + 1,
+                region_size = region_rows * region_row(nhwc, region_cols, channels) * (nhwc ? 1 : channels);
   // Bands of one image are far apart in memory, whole images are not: those go to the kernel several at a time.
   const int64_t batch = bands > 1 ? 1 : std::clamp<int64_t>(kBatchElements / std::max<int64_t>(1, region_size), 1, 16);
   const int64_t panel_size = batch * band_rows * g.ow * std::max<int64_t>(width, g.og);
 
-  parallel_for(parts * g.groups, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(parts * g.groups * shares, 1, [&](int64_t begin, int64_t end) {
     Scratch region_memory(size_t((batch * region_size + width) * scalar));
     Scratch panel_memory(size_t(panel_size * scalar));
     Scratch offset_memory(size_t(k) * sizeof(int64_t));
     int64_t* offsets = offset_memory.as<int64_t>();
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task / g.groups, group = task % g.groups;
-      char* c = partial.data + (part * g.groups + group) * k * g.og * scalar;
+      const int64_t share = task % shares, part = task / shares / g.groups, group = task / shares % g.groups;
+      const int64_t ch0 = g.cg * share / shares, count = g.cg * (share + 1) / shares - ch0, k_share = count * taps;
+      char* c = partial.data + ((part * g.groups + group) * k + ch0 * taps) * g.og * scalar;
       const int64_t first = units * part / parts, last = units * (part + 1) / parts;
       for (int64_t unit = first; unit < last;) {
         const int64_t n = unit / bands, band = unit % bands, i0 = g.oh * band / bands;
@@ -75,15 +120,16 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
         unit += images;
         // The input region of these rows, image after image.
         const int64_t in_rows = (rows - 1) * g.sh + reach_y + 1, y0 = i0 * g.sh - g.top;
-        auto view = view_region(x, n, group * g.cg, y0, in_rows, -g.left, region_cols);
+        auto view = view_region(x, n, group * g.cg + ch0, y0, in_rows, -g.left, region_cols);
         Region region = view ? *view : Region{};
-        int64_t x_image = view ? x.stride(0) : g.cg * in_rows * region_cols;
+        const int64_t x_image =
+            view ? x.stride(0) : in_rows * region_row(nhwc, region_cols, count) * (nhwc ? 1 : count);
         for (int64_t b = 0; !view && b < images; ++b) {
-          Region copied = copy_region(x, nhwc, n + b, group * g.cg, g.cg, y0, in_rows, -g.left, region_cols, true,
-                                      region_memory.as<char>() + b * x_image * scalar);
+          Region copied = copy_region(x, nhwc, n + b, group * g.cg + ch0, count, y0, in_rows, -g.left, region_cols,
+                                      true, region_memory.as<char>() + b * x_image * scalar);
           if (b == 0) region = copied;
         }
-        for (int64_t ch = 0, at = 0; ch < g.cg; ++ch)
+        for (int64_t ch = 0, at = 0; ch < count; ++ch)
           for (int64_t u = 0; u < g.kh; ++u)
             for (int64_t v = 0; v < g.kw; ++v)
               offsets[at++] = ch * region.channel + u * g.dh * region.row + v * g.dw * region.col;
@@ -99,7 +145,7 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
             t.g = panel_memory.as<char>();
             t.g_image = g.og * rows * g.ow, t.g_channel = rows * g.ow, t.g_row = g.ow;
           }
-          kernel.conv2d.pixel_weight_tile[g.dtype](t, int(k), int(g.og));
+          kernel.conv2d.pixel_weight_tile[g.dtype](t, int(k_share), int(g.og));
           continue;
         }
         for (int64_t o = 0; o < g.og; o += width) {
@@ -108,9 +154,9 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
             kernel.gemm.pack_panel[g.dtype](dy_first + (b * dy.stride(0) + o * dy.stride(1)) * item, dy.stride(3),
                                             dy.stride(1), rows * g.ow, int(cols), int(panel),
                                             panel_memory.as<char>() + b * rows * g.ow * panel * scalar);
-          const int64_t most = kernel.conv2d.max_taps[g.dtype](), tiles = divide_up(k, most);
+          const int64_t tiles = divide_up(k_share, kernel.conv2d.max_taps[g.dtype]());
           for (int64_t i = 0; i < tiles; ++i) {
-            int64_t m = k * i / tiles, taps = k * (i + 1) / tiles - m;
+            const int64_t m = k_share * i / tiles, rest = k_share * (i + 1) / tiles - m;
             WeightTile t{region.data,
                          x_image,
                          g.sh * region.row,
@@ -123,18 +169,29 @@ Array backward_weight(const Geometry& g, const Array& dy, const Array& x, bool n
                          panel,
                          c + (m * g.og + o) * scalar,
                          g.og};
-            kernel.conv2d.weight_tile[g.dtype](t, int(taps), int(cols));
+            kernel.conv2d.weight_tile[g.dtype](t, int(rest), int(cols));
           }
         }
       }
     }
   });
 
-  if (parts > 1) kernel.gemm.sum_rows[compute](partial.data + sums * scalar, parts - 1, sums, sums, partial.data);
-  // (group, k, o) -> (group, o, k)
-  Array total = partial.view({g.groups, g.og, k}, {k * g.og, 1, g.og});
-  return fastnn::astype(total.contiguous(), g.dtype)
-      .view({g.oc, g.cg, g.kh, g.kw}, contiguous_strides({g.oc, g.cg, g.kh, g.kw}));
+  // Adds the parts, and turns (group, k, o) to (group, o, k), some o at a time.
+  Array dw = Array::empty({g.oc, g.cg, g.kh, g.kw}, compute);
+  const int64_t some = std::min<int64_t>(g.og, 64), blocks = divide_up(g.og, some);
+  parallel_for(g.groups * blocks, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, some * k * parts)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t o = i % blocks * some, count = std::min(some, g.og - o);
+                   char* from = partial.data + (i / blocks * k * g.og + o) * scalar;
+                   for (int64_t m = 0; m < k && parts > 1; ++m)
+                     kernel.gemm.sum_rows[compute](from + (sums + m * g.og) * scalar, parts - 1, sums, count,
+                                                   from + m * g.og * scalar);
+                   kernel.gemm.pack_panel[compute](from, 1, g.og, count, int(k), int(k),
+                                                   dw.data + (i / blocks * g.og + o) * k * scalar);
+                 }
+               });
+  return fastnn::astype(dw, g.dtype);
 }
 
 // db[o] = sum_{n, i, j} dy[n, o, i, j]
@@ -189,7 +246,8 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> con
     dx = conv::backward_data(g, dy, weight, g.nhwc);
     if (channels_last && !g.nhwc) dx = dx->channels_last();
   }
-  if (need_weight) dw = conv::backward_weight(g, dy, x, g.nhwc);
+  if (need_weight)
+    dw = g.depthwise() ? conv::depthwise_weight(g, dy, x, g.nhwc) : conv::backward_weight(g, dy, x, g.nhwc);
   if (need_bias) db = conv::backward_bias(g, dy, g.nhwc);
   return {std::move(dx), std::move(dw), std::move(db)};
 }

@@ -30,8 +30,9 @@ FASTNN_INLINE V multiply_add(V x, V w, V acc) {
   return fma(x, w, acc);
 }
 
-// Where the sums of a tile go: to[m * to_row + n], with add[m * add_row + n] added if add is given. The lines that will
-// be written in the end begin at c, c_row bytes apart.
+// Where the sums of a tile go: to[m * to_row + n], with add[m * add_row + n] added if add is given, then the bias of
+// the column or row, and the activation (up to relu). The lines that will be written in the end begin at c, c_row bytes
+// apart.
 template <class Out>
 struct Sink {
   Out* to;
@@ -40,6 +41,8 @@ struct Sink {
   int64_t add_row;
   const char* c;
   int64_t c_row;
+  const void *bias = nullptr, *row_bias = nullptr;
+  Activation activation = Activation::none;
 };
 
 constexpr int64_t kStepsPerFetch = 4;
@@ -87,6 +90,28 @@ void accumulate(const Tile& t, Sink<Out> sink) {
 #pragma GCC unroll 2
       for (int j = 0; j < N; ++j) acc[m][j] = acc[m][j] + V::load(sink.add + m * sink.add_row + j * V::kLanes);
   }
+  if (sink.bias) {
+#pragma GCC unroll 2
+    for (int j = 0; j < N; ++j) {
+      const V bias = V::load(static_cast<const S*>(sink.bias) + j * V::kLanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < R; ++m) acc[m][j] = acc[m][j] + bias;
+    }
+  }
+  if (sink.row_bias) {
+#pragma GCC unroll 16
+    for (int m = 0; m < R; ++m) {
+      const V bias = V(static_cast<const S*>(sink.row_bias)[m]);
+#pragma GCC unroll 2
+      for (int j = 0; j < N; ++j) acc[m][j] = acc[m][j] + bias;
+    }
+  }
+  if (sink.activation != Activation::none) {
+#pragma GCC unroll 16
+    for (int m = 0; m < R; ++m)
+#pragma GCC unroll 2
+      for (int j = 0; j < N; ++j) acc[m][j] = activate<false>(sink.activation, acc[m][j]);
+  }
 #pragma GCC unroll 16
   for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2
@@ -116,6 +141,7 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
   using V = Compute<T>;
   constexpr int64_t kStep = 2 * V::kLanes;
   const S *bias = static_cast<const S*>(t.bias), *sums = static_cast<const S*>(t.sums);
+  const S* row_bias = static_cast<const S*>(t.row_bias);
   const T* residual = static_cast<const T*>(t.residual);
   T* c = static_cast<T*>(t.c);
   if (t.c_col == 1) {
@@ -126,6 +152,7 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
         if (t.accumulate) v = v + load<V>(to, lanes);
         if (sums) v = v + load<V>(sums + m * t.sums_row + n, lanes);
         if (bias) v = v + load<V>(bias + n, lanes);
+        if (row_bias) v = v + V(row_bias[m]);
         if (residual) v = v + load<V>(residual + m * t.c_row + n, lanes);
         store(activate<Any>(t.activation, v), to, lanes);
       });
@@ -185,11 +212,12 @@ FASTNN_INLINE void tile_of(const Tile& t, int rows, int cols) {
   const char* lines = static_cast<const char*>(t.c);
   const int64_t line = t.c_row * int64_t(sizeof(T));
   if constexpr (Pairs || sizeof(T) == sizeof(S)) {
-    // Whole vectors that need no more than a sum go from registers to c.
-    if (t.c_col == 1 && cols % L == 0 && !t.bias && !t.residual && !t.sums && t.activation == Activation::none) {
+    // Whole vectors go from registers to c.
+    if (t.c_col == 1 && cols % L == 0 && !(t.accumulate && t.residual) && !t.sums && t.activation <= Activation::relu) {
       T* c = static_cast<T*>(t.c);
+      const T* add = t.accumulate ? c : static_cast<const T*>(t.residual);
       return accumulate_tile<S, Pairs, T>(t, rows, cols,
-                                          {c, t.c_row, t.accumulate ? c : nullptr, t.c_row, lines, line});
+                                          {c, t.c_row, add, t.c_row, lines, line, t.bias, t.row_bias, t.activation});
     }
   }
   alignas(64) S buffer[kMaxRows * 2 * kMaxLanes];

@@ -15,7 +15,7 @@ constexpr int64_t kFewTilesPanels = 4;             // if there are as many panel
 constexpr int64_t kWeightBlock = 16;               // input channels of weights that are transformed at a time
 
 bool consecutive(const std::vector<int64_t>& taps) {
-  return taps.size() == 3 && taps[1] == taps[0] + 1 && taps[2] == taps[1] + 1;
+  return taps.back() - taps.front() == int64_t(taps.size()) - 1;  // they rise
 }
 
 float* floats(Scratch& memory) { return memory.as<float>(); }
@@ -36,7 +36,8 @@ struct Call {
   const Kernels& kernel = kernels();
   const int64_t lanes = kernel.winograd.shape().lanes, width = 2 * lanes;
   const int64_t channels = divide_up(p.in_channels, lanes) * lanes, panels = divide_up(p.out_channels, width);
-  const int64_t across = divide_up(p.cols, 4), down = divide_up(p.rows, 4), tiles = in.size(0) * down * across;
+  const int64_t taps = int64_t(p.ty.size()), side = 7 - taps;  // of the kernel, of a tile of outputs
+  const int64_t across = divide_up(p.cols, side), down = divide_up(p.rows, side), tiles = in.size(0) * down * across;
 
   // Floats from one of the 36 matrices to the next. One vector more than they need: else a power of two would bring all
   // of them to the same few sets of the cache.
@@ -69,16 +70,30 @@ struct Call {
 
   // u [36][in_channels][width] of input channels c to c + kWeightBlock.
   void transform_weight(int64_t panel, int64_t c, float* u) const {
-    alignas(64) float packed[kWeightBlock * 9 * 32];
-    int taps[9];
-    for (int i = 0; i < 9; ++i) taps[i] = int(p.wu[size_t(i / 3)] + p.wv[size_t(i % 3)]);
+    alignas(64) float packed[kWeightBlock * 25 * 32];
+    int order[25];
+    const int64_t all = taps * taps;
+    for (int64_t i = 0; i < all; ++i) order[i] = int(p.wu[size_t(i / taps)] + p.wv[size_t(i % taps)]);
     const int wide = vectors(panel) * int(lanes);
     const int cols = int(std::min<int64_t>(wide, p.out_channels - panel * width));
-    const int64_t count = std::min(kWeightBlock, p.in_channels - c), batch = p.w_in == 9 ? count : 1;
+    const int64_t count = std::min(kWeightBlock, p.in_channels - c), batch = p.w_in == all ? count : 1;
     const float* from = weight.as<float>() + panel * width * p.w_out + c * p.w_in;
     for (int64_t i = 0; i < count; i += batch)
-      kernel.gemm.pack_panel[DType::f32](from + i * p.w_in, 1, p.w_out, 9 * batch, cols, wide, packed + i * 9 * wide);
-    kernel.winograd.transform_weight(packed, taps, count, vectors(panel), u + c * wide, u_step);
+      kernel.gemm.pack_panel[DType::f32](from + i * p.w_in, 1, p.w_out, all * batch, cols, wide,
+                                         packed + i * all * wide);
+    kernel.winograd.transform_weight(packed, int(taps), order, count, vectors(panel), u + c * wide, u_step);
+  }
+
+  // u of all panels, one after the other.
+  Packed transform_weights() const {
+    const int64_t blocks = divide_up(p.in_channels, kWeightBlock);
+    return Packed(weight, pack_key(PackKind::winograd, p), size_t(panels) * u_bytes(), [&](char* u) {
+      parallel_for(panels * blocks, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          transform_weight(i / blocks, i % blocks * kWeightBlock,
+                           reinterpret_cast<float*>(u) + i / blocks * 36 * u_step);
+      });
+    });
   }
 
   void transform_input(int64_t first, int64_t count, int64_t at, float* pixels, float* v) const {
@@ -86,10 +101,10 @@ struct Call {
     t.x_channel = nhwc ? 1 : in.size(2) * in.size(3), t.x_col = nhwc ? p.in_channels : 1;
     t.x_row = in.size(3) * t.x_col;
     t.channels = p.in_channels, t.height = in.size(2), t.width = in.size(3);
-    t.region = pixels, t.v = v, t.v_step = v_step, t.rows = rows;
+    t.region = pixels, t.v = v, t.v_step = v_step, t.rows = rows, t.side = int(side);
     for_runs(first, count, [&](int64_t image, int64_t y, int64_t x, int64_t n, int64_t before) {
       t.x = in.as<float>() + image * p.in_channels * in.size(2) * in.size(3);
-      t.top = 4 * y + p.ty[0], t.left = 4 * x + p.tx[0];
+      t.top = side * y + p.ty[0], t.left = side * x + p.tx[0];
       t.tiles = n, t.first = at + before;
       kernel.winograd.transform_input(t);
     });
@@ -100,15 +115,16 @@ struct Call {
                     float* pixels) const {
     kernel.winograd.multiply({v, v_step, rows, count, p.in_channels, u, u_step, vectors(panel), m, m_step});
     WinogradOutput t{};
-    t.m_step = m_step, t.vectors = vectors(panel), t.pool = p.pool, t.block = pixels, t.activation = activation;
+    t.m_step = m_step, t.side = int(side), t.vectors = vectors(panel), t.pool = p.pool, t.block = pixels,
+    t.activation = activation;
     t.channels = int(std::min(width, p.out_channels - panel * width));
     t.y_channel = nhwc ? 1 : out.stride(1), t.y_row = p.out_row, t.y_col = p.out_col;
     t.bias = bias ? bias + panel * width : nullptr;
     for_runs(first, count, [&](int64_t image, int64_t y, int64_t x, int64_t n, int64_t before) {
       const int64_t to = image * out.stride(0) + panel * width * t.y_channel + p.offset +
-                         4 * (y * p.out_row + x * p.out_col) / (p.pool ? 2 : 1);
+                         side * (y * p.out_row + x * p.out_col) / (p.pool ? 2 : 1);
       t.m = m + before * t.vectors * lanes, t.tiles = n;
-      t.rows = std::min<int64_t>(4, p.rows - 4 * y), t.cols = std::min(4 * n, p.cols - 4 * x);
+      t.rows = std::min(side, p.rows - side * y), t.cols = std::min(side * n, p.cols - side * x);
       t.y = out.as<float>() + to;
       t.residual = residual ? residual->as<float>() + to : nullptr;
       t.position = position ? position + to : nullptr;
@@ -127,23 +143,25 @@ void run_few_tiles(Call& call) {
     const int64_t first = begin * call.run, last = std::min(call.tiles, end * call.run);
     call.transform_input(first, last - first, first, floats(pixels), floats(v));
   });
+  std::optional<Packed> kept;
+  if (Packed::used_before(call.weight, pack_key(PackKind::winograd, call.p))) kept.emplace(call.transform_weights());
   parallel_for(call.panels, 1, [&](int64_t begin, int64_t end) {
-    Scratch u(call.u_bytes()), m(call.m_bytes()), pixels(call.pixel_bytes());
+    Scratch u(kept ? 0 : call.u_bytes()), m(call.m_bytes()), pixels(call.pixel_bytes());
     for (int64_t panel = begin; panel < end; ++panel) {
-      for (int64_t c = 0; c < call.p.in_channels; c += kWeightBlock) call.transform_weight(panel, c, floats(u));
-      call.finish_panel(panel, 0, call.tiles, floats(u), floats(v), floats(m), floats(pixels));
+      const float* from = floats(u);
+      if (kept) from = reinterpret_cast<const float*>(kept->data()) + panel * 36 * call.u_step;
+      for (int64_t c = 0; c < call.p.in_channels && !kept; c += kWeightBlock)
+        call.transform_weight(panel, c, floats(u));
+      call.finish_panel(panel, 0, call.tiles, from, floats(v), floats(m), floats(pixels));
     }
   });
 }
 
 // A task is a range of tiles with all panels.
 void run_many_tiles(Call& call) {
-  const int64_t blocks = divide_up(call.p.in_channels, kWeightBlock), panel_size = 36 * call.u_step;
-  Scratch u(size_t(call.panels) * call.u_bytes());
-  parallel_for(call.panels * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      call.transform_weight(i / blocks, i % blocks * kWeightBlock, floats(u) + i / blocks * panel_size);
-  });
+  const Packed weights = call.transform_weights();
+  const float* u = reinterpret_cast<const float*>(weights.data());
+  const int64_t panel_size = 36 * call.u_step;
   const int64_t tile_rows = call.kernel.winograd.shape().rows, tiles = call.tiles;
   int64_t most = kInputBytes / (36 * call.channels * int64_t(sizeof(float))) / tile_rows;
   most = tile_rows * std::clamp<int64_t>(most, 1, 4);
@@ -155,7 +173,7 @@ void run_many_tiles(Call& call) {
       const int64_t first = tiles * task / tasks, count = tiles * (task + 1) / tasks - first;
       call.transform_input(first, count, 0, floats(pixels), floats(v));
       for (int64_t panel = 0; panel < call.panels; ++panel)
-        call.finish_panel(panel, first, count, floats(u) + panel * panel_size, floats(v), floats(m), floats(pixels));
+        call.finish_panel(panel, first, count, u + panel * panel_size, floats(v), floats(m), floats(pixels));
     }
   });
 }
@@ -171,11 +189,14 @@ void run_many_tiles(Call& call) {
 //   128 -> 128                            89 -> 137              105 -> 265  110 -> 353
 //   256 -> 256  59 -> 85      104 -> 219  90 -> 149  106 -> 261  104 -> 298  110 -> 387              100 -> 339
 //   512 -> 512  59 -> 73      98 -> 219   90 -> 165  106 -> 280  105 -> 267  108 -> 387
+// 5x5 at batch 1: 16 -> 32 at 28x28 88 -> 199, 32 -> 96 at 28x28 110 -> 255, 32 -> 64 at 14x14 107 -> 236,
+// 48 -> 128 at 7x7 92 -> 199. With kept weights 512 -> 512 3x3 gains at 7x7 and batch 1 too.
 // With fewer channels vectors stay empty (3 -> 64 at 224x224, backward: 42 -> 31), with outputs of 2x2 and less tiles
 // do (1.03 times direct). Beyond the last limits scratch memory would be large.
 bool worth_winograd(const Pass& p, DType dtype) {
-  const bool form =
-      dtype == DType::f32 && p.groups == 1 && p.step_y == 1 && p.step_x == 1 && consecutive(p.ty) && consecutive(p.tx);
+  const bool kernel = (p.ty.size() == 3 || p.ty.size() == 5) && p.tx.size() == p.ty.size();
+  const bool form = dtype == DType::f32 && p.groups == 1 && p.step_y == 1 && p.step_x == 1 && kernel &&
+                    consecutive(p.ty) && consecutive(p.tx);
   return form && !exact_precision() && p.in_channels >= 16 && p.out_channels >= 16 && p.rows >= 4 && p.cols >= 4 &&
          p.in_channels <= 2048 && p.in_channels * p.out_channels <= 1024 * 1024;
 }

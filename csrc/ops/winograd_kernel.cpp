@@ -38,51 +38,70 @@ FASTNN_INLINE void transform_6(const V (&d)[6], V (&t)[6]) {
   t[5] = fma(product, d[1], fma(sum, d[3], d[5]));
 }
 
-// A^T m
-FASTNN_INLINE void transform_4(const V (&m)[6], V (&y)[4]) {
+// A^T m, for four outputs or two
+FASTNN_INLINE void transform_back(const V (&m)[6], V (&y)[4]) {
   V s = m[1] + m[2], d = m[1] - m[2], p = m[3] + m[4], q = m[3] - m[4];
   y[0] = (m[0] + s) + p;
   y[1] = V(kA) * fma(V(2.0f), q, d);
   y[2] = V(kA2) * fma(V(4.0f), p, s);
   y[3] = fma(V(kA2 * kA), fma(V(8.0f), q, d), m[5]);
 }
+FASTNN_INLINE void transform_back(const V (&m)[6], V (&y)[2]) {
+  V s = m[1] + m[2], d = m[1] - m[2], p = m[3] + m[4], q = m[3] - m[4];
+  y[0] = (m[0] + s) + p;
+  y[1] = fma(V(kA), fma(V(2.0f), q, d), m[5]);
+}
 
-// G g
-FASTNN_INLINE void transform_3(const V (&g)[3], V (&u)[6]) {
+// G g, for three taps or five
+template <int Taps>
+FASTNN_INLINE void transform_taps(const V (&g)[Taps], V (&u)[6]) {
   constexpr float a = 1 / (2 * kA2 * (kA2 - kB2)), b = 1 / (2 * kB2 * (kB2 - kA2));
   V even_a = fma(V(kA2 * a), g[2], V(a) * g[0]), even_b = fma(V(kB2 * b), g[2], V(b) * g[0]);
+  V odd_a = g[1], odd_b = g[1];
+  if constexpr (Taps == 5) {
+    even_a = fma(V(kA2 * kA2 * a), g[4], even_a), even_b = fma(V(kB2 * kB2 * b), g[4], even_b);
+    odd_a = fma(V(kA2), g[3], odd_a), odd_b = fma(V(kB2), g[3], odd_b);
+  }
   u[0] = V(1 / (kA2 * kB2)) * g[0];
-  u[1] = fma(V(kA * a), g[1], even_a);
-  u[2] = fma(V(-kA * a), g[1], even_a);
-  u[3] = fma(V(kB * b), g[1], even_b);
-  u[4] = fma(V(-kB * b), g[1], even_b);
-  u[5] = g[2];
+  u[1] = fma(V(kA * a), odd_a, even_a);
+  u[2] = fma(V(-kA * a), odd_a, even_a);
+  u[3] = fma(V(kB * b), odd_b, even_b);
+  u[4] = fma(V(-kB * b), odd_b, even_b);
+  u[5] = g[Taps - 1];
 }
 
 // ---- weights --------------------------------------------------------------------------------------------------------
 
-void transform_weight(const float* w, const int* taps, int64_t channels, int vectors, float* u, int64_t u_step) {
+template <int Side>
+FASTNN_INLINE void transform_weights(const float* w, const int* taps, int64_t channels, int vectors, float* u,
+                                     int64_t u_step) {
   const int width = vectors * L;
-  for (int64_t c = 0; c < channels; ++c, w += 9 * width, u += width)
+  for (int64_t c = 0; c < channels; ++c, w += Side * Side * width, u += width)
     for (int n = 0; n < width; n += L) {
-      V rows[6][3];
-#pragma GCC unroll 3
-      for (int j = 0; j < 3; ++j) {
-        V g[3], t[6];
-#pragma GCC unroll 3
-        for (int i = 0; i < 3; ++i) g[i] = V::load(w + taps[3 * i + j] * width + n);
-        transform_3(g, t);
+      V rows[6][Side];
+#pragma GCC unroll 5
+      for (int j = 0; j < Side; ++j) {
+        V g[Side], t[6];
+#pragma GCC unroll 5
+        for (int i = 0; i < Side; ++i) g[i] = V::load(w + taps[Side * i + j] * width + n);
+        transform_taps(g, t);
 #pragma GCC unroll 6
         for (int i = 0; i < 6; ++i) rows[i][j] = t[i];
       }
 #pragma GCC unroll 6
       for (int i = 0; i < 6; ++i) {
         V t[6];
-        transform_3(rows[i], t);
+        transform_taps(rows[i], t);
 #pragma GCC unroll 6
         for (int j = 0; j < 6; ++j) t[j].store(u + (6 * i + j) * u_step + n);
       }
     }
+}
+
+void transform_weight(const float* w, int side, const int* taps, int64_t channels, int vectors, float* u,
+                      int64_t u_step) {
+  side == 3 ? transform_weights<3>(w, taps, channels, vectors, u, u_step)
+            : transform_weights<5>(w, taps, channels, vectors, u, u_step);
 }
 
 // ---- input ----------------------------------------------------------------------------------------------------------
@@ -108,7 +127,7 @@ FASTNN_INLINE void copy_channels(const WinogradInput& t, int64_t c, int n, int64
 }
 
 void transform_input(const WinogradInput& t) {
-  const int64_t cols = 4 * t.tiles + 2, blocks = (t.channels + L - 1) / L;
+  const int64_t cols = t.side * t.tiles + 6 - t.side, blocks = (t.channels + L - 1) / L;
   if (t.top < 0 || t.left < 0 || t.top + 6 > t.height || t.left + cols > t.width)
     for (int64_t i = 0; i < 6 * cols; ++i) V(0.0f).store(t.region + i * L);
   for (int64_t block = 0; block < blocks; ++block) {
@@ -116,7 +135,7 @@ void transform_input(const WinogradInput& t) {
     for (int64_t tile = 0; tile < t.tiles; ++tile) {
       const int64_t at = t.first + tile, group = at / t.rows, row = at % t.rows;
       float* v = t.v + (((group * blocks + block) * t.rows) + row) * L;
-      const float* x = t.region + 4 * tile * L;
+      const float* x = t.region + t.side * tile * L;
       V rows[6][6];
 #pragma GCC unroll 6
       for (int i = 0; i < 6; ++i) {
@@ -184,37 +203,38 @@ void multiply(const WinogradProduct& t) { t.vectors == 1 ? products<1>(t) : prod
 // ---- output ---------------------------------------------------------------------------------------------------------
 
 // One vector of channels of the run, before the epilogue: block[pixel][L], the pixels of a row one after the other.
+template <int Side>
 FASTNN_INLINE void transform_tiles(const WinogradOutput& t, const float* m, int64_t cols, float* block,
                                    float* position) {
   const int64_t m_tile = t.vectors * L;
   for (int64_t tile = 0; tile < t.tiles; ++tile, m += m_tile) {
-    V rows[4][6], y[4][4];
+    V rows[Side][6], y[Side][Side];
 #pragma GCC unroll 6
     for (int j = 0; j < 6; ++j) {
-      V column[6], s[4];
+      V column[6], s[Side];
 #pragma GCC unroll 6
       for (int i = 0; i < 6; ++i) column[i] = V::load(m + (6 * i + j) * t.m_step);
-      transform_4(column, s);
+      transform_back(column, s);
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) rows[i][j] = s[i];
+      for (int i = 0; i < Side; ++i) rows[i][j] = s[i];
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) transform_4(rows[i], y[i]);
+    for (int i = 0; i < Side; ++i) transform_back(rows[i], y[i]);
     if (!t.pool) {
-      float* to = block + 4 * tile * L;
+      float* to = block + Side * tile * L;
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < Side; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j)
-          if (i < t.rows && 4 * tile + j < cols) y[i][j].store(to + (i * cols + j) * L);
+        for (int j = 0; j < Side; ++j)
+          if (i < t.rows && Side * tile + j < cols) y[i][j].store(to + (i * cols + j) * L);
       continue;
     }
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i)
+    for (int i = 0; i < Side / 2; ++i)
 #pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) {
-        if (2 * i >= t.rows || 2 * tile + j >= cols) continue;
-        const int64_t to = (i * cols + 2 * tile + j) * L;
+      for (int j = 0; j < Side / 2; ++j) {
+        if (2 * i >= t.rows || Side / 2 * tile + j >= cols) continue;
+        const int64_t to = (i * cols + Side / 2 * tile + j) * L;
         V best = y[2 * i][2 * j], at = V(0.0f);
         take_larger(y[2 * i][2 * j + 1], V(1.0f), &best, &at);
         take_larger(y[2 * i + 1][2 * j], V(2.0f), &best, &at);
@@ -232,7 +252,8 @@ void finish(const WinogradOutput& t) {
   float* position = t.block + 16 * t.tiles * L;
   for (int first = 0; first < t.channels; first += L) {
     const int n = int(lesser(L, t.channels - first));
-    transform_tiles(t, t.m + first, cols, t.block, position);
+    t.side == 4 ? transform_tiles<4>(t, t.m + first, cols, t.block, position)
+                : transform_tiles<2>(t, t.m + first, cols, t.block, position);
     if (t.y_channel == 1) {
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < cols; ++j)

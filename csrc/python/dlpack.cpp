@@ -13,6 +13,8 @@ template <class Managed>
 struct Export {
   Managed managed;
   Array array;
+  Export(Array a) : managed{}, array(std::move(a)) { array.storage->lend(); }
+  ~Export() { array.storage->end_loan(); }
 };
 
 void set_version(DLManagedTensor&, const Array&) {}
@@ -23,7 +25,7 @@ void set_version(DLManagedTensorVersioned& m, const Array& a) {
 
 template <class Managed>
 Managed* make_export(Array array) {
-  auto* e = new Export<Managed>{{}, std::move(array)};
+  auto* e = new Export<Managed>(std::move(array));
   Array& a = e->array;
   DLDevice device = {a.on_cuda() ? kDLCuda : kDLCpu, a.device().index};
   e->managed.tensor = {a.data, device, a.ndim(), kCodes[int(a.dtype)], a.shape.d, a.strides.d, 0};

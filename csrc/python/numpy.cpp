@@ -124,6 +124,10 @@ PyObject* to_numpy(PyObject* tensor) {
   }
   PyObject* base = alias(tensor);  // keeps the memory alive, but no tape
   if (!base) return nullptr;
+  if (a.storage->writable) {
+    a.storage->lend();
+    as_tensor(base)->lent = true;
+  }
   Py_ssize_t shape[kMaxDims], strides[kMaxDims];
   auto item = Py_ssize_t(size_of(a.dtype));
   for (int i = 0; i < a.ndim(); ++i) {

@@ -55,6 +55,7 @@ void dealloc(PyObject* o) {
   if (self->weak_references) PyObject_ClearWeakRefs(o);
   Py_CLEAR(self->grad);
   Py_CLEAR(self->node);
+  if (self->lent) self->array.storage->end_loan();
   self->array.~Array();
   type->tp_free(o);
   Py_DECREF(type);

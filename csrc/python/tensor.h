@@ -11,6 +11,7 @@ namespace fastnn::python {
 struct TensorObject {
   PyObject_HEAD Array array;
   bool requires_grad;
+  bool lent;         // it keeps the memory of a numpy view
   int output_index;  // which output of `node` this is
   PyObject* node;    // the Node that made it; null for leaves
   PyObject* grad;

@@ -77,8 +77,10 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
                       + sum_{c, u, v} weight[o, c, u, v] * input[n, g C/G + c, i s + u d - p, j s + v d - p])
 
     with G groups, g the group of output channel o, stride s, padding p and dilation d per axis; the input counts as
-    zero outside of its area. Sums are accumulated in float32 (float64 for float64). For float32, 3x3 kernels, stride 1
-    and at least 16 channels they are rearranged by Winograd's F(4x4, 3x3) unless `fastnn.set_precision("exact")`.
+    zero outside of its area. Sums are accumulated in float32 (float64 for float64). For float32, 3x3 or 5x5 kernels,
+    stride 1 and at least 16 channels they are rearranged by Winograd's F(4x4, 3x3) and F(2x2, 5x5) unless
+    `fastnn.set_precision("exact")`. From its second use on, a Tensor that serves as weight keeps a copy in the layout
+    of the kernels, until it is changed or released; not while a numpy or DLPack view of it lives.
 
     Args:
         input: (N, C, H, W) or (C, H, W), row-major or channels_last; the output keeps the layout.
