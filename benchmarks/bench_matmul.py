@@ -1,4 +1,4 @@
-"""matmul and linear: square products, LeNet's and transformers' layers, single rows, batches."""
+"""matmul and linear: square products, LeNet's, BERT-base's and GPT-2's layers, single rows, batches."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ MATMUL = (
     ("512", (512, 512), (512, 512)),
     ("1024", (1024, 1024), (1024, 1024)),
     ("2048", (2048, 2048), (2048, 2048)),
+    ("997", (997, 997), (997, 997)),
+    ("1001", (1001, 1001), (1001, 1001)),
+    ("1x4096x4096", (1, 4096), (4096, 4096)),
+    ("128x4096x1024", (128, 4096), (4096, 1024)),
     ("33x65x129", (33, 65), (65, 129)),
     ("48 x 128x64x128", (48, 128, 64), (48, 64, 128)),
 )
@@ -29,6 +33,19 @@ LINEAR = (
     ("128x1024x4096", 128, 1024, 4096),
     ("128x4096x1024", 128, 4096, 1024),
     ("2048x768x768", 2048, 768, 768),
+    # BERT-base: query, key, value and output; the two of the feed-forward. GPT-2: query, key and value at once; logits.
+    *(
+        (f"{name} {rows}x{inputs}x{outputs}", rows, inputs, outputs)
+        for name, inputs, outputs in (
+            ("bert", 768, 768),
+            ("bert", 768, 3072),
+            ("bert", 3072, 768),
+            ("gpt2", 768, 2304),
+            ("gpt2", 768, 50257),
+        )
+        for rows in (1, 128, 1024)
+        if (rows, outputs) != (1024, 50257)  # 200 MB of logits
+    ),
 )
 
 

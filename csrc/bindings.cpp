@@ -18,6 +18,7 @@
 #include "ops/optimizer.h"
 #include "ops/pooling.h"
 #include "ops/probe.h"
+#include "ops/quantized.h"
 #include "ops/reduction.h"
 #include "ops/rnn.h"
 #include "ops/shape.h"
@@ -178,6 +179,10 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::matmul>(m, "matmul", "input, other");
   ok &= add<ops::linear>(m, "linear", "input, weight, bias, activation, residual");
   ok &= add<ops::linear_backward>(m, "linear_backward", "grad, input, weight, need_input, need_weight, need_bias");
+  ok &= add<ops::int_mm>(m, "int_mm", "input, other");
+  ok &= add<ops::linear_int8>(m, "linear_int8",
+                              "input, weight, input_scale, input_zero_point, weight_scale, bias, activation, "
+                              "output_scale, output_zero_point");
   // conv2d
   ok &= add<ops::conv2d>(m, "conv2d", "input, weight, bias, stride, padding, dilation, groups, activation, residual");
   ok &= add<ops::conv2d_pool>(m, "conv2d_pool",

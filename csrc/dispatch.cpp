@@ -29,6 +29,7 @@ namespace fastnn {
 namespace avx512_bf16 {
 extern const GemmKernels gemm_kernels;
 extern const ProbeKernels probe_kernels;
+extern const QuantizedKernels quantized_kernels;
 }  // namespace avx512_bf16
 
 namespace {
@@ -70,6 +71,7 @@ struct Tables {
     of[kAvx512Bf16] = of[kAvx512];
     overlay(of[kAvx512Bf16].gemm, avx512_bf16::gemm_kernels);
     overlay(of[kAvx512Bf16].probe, avx512_bf16::probe_kernels);
+    overlay(of[kAvx512Bf16].quantized, avx512_bf16::quantized_kernels);
 #endif
 #ifdef FASTNN_BUILT_NEON
     of[kNeon] = of[kGeneric];

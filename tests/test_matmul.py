@@ -117,6 +117,45 @@ def test_same_bits_for_any_number_of_threads(rng):
         assert len(bits) == 1
 
 
+def test_small_integers_are_exact(isa, rng):
+    """Every path against int64, rounded once: random sizes, transposes and strides, forward and backward."""
+    limit = 40 if isa == "generic" else 200
+    for _ in range(limit):
+        m, n, k = (int(2 ** rng.uniform(0, 7)) for _ in range(3))
+        if rng.random() < 0.1:
+            k = int(rng.integers(500, 5000))
+        dtype = rng.choice([np.dtype("float32"), BF16])
+        x, w, g = (rng.integers(-3, 4, s) for s in ((m, k), (n, k), (m, n)))
+        wanted = x @ w.T
+        layout = [(lambda a: a), (lambda a: np.asfortranarray(a)), (lambda a: np.repeat(a, 2, 1)[:, ::2])]
+        a, b = (layout[rng.integers(3)](v.astype(dtype)) for v in (x, w))
+        poison((m, n), dtype=dtype)
+        assert (F.matmul(a, b.T).astype(np.int64) == wanted.astype(dtype).astype(np.int64)).all(), (m, n, k, dtype)
+        tensors = [fastnn.tensor(v, requires_grad=True) for v in (a, b)]
+        y = F.linear(*tensors)
+        assert (y.numpy().astype(np.int64) == wanted.astype(dtype).astype(np.int64)).all(), (m, n, k, dtype)
+        y.backward(fastnn.tensor(g.astype(dtype)))
+        for tensor, gradient in zip(tensors, (g @ w, g.T @ x), strict=True):
+            got = tensor.grad.numpy().astype(np.int64)
+            assert (got == gradient.astype(dtype).astype(np.int64)).all(), (m, n, k, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", BF16, "float16"], ids=str)
+def test_blocks_of_depth_columns_and_rows(isa, rng, dtype):
+    """Sizes beyond one block of each kind; sums of several blocks of 16-bit operands are rounded once."""
+    if isa == "generic":
+        pytest.skip("slow there, and the same code")
+    tolerance = {"float32": 3e-6, "bfloat16": 4e-3, "float16": 1e-3}[np.dtype(dtype).name]
+    for m, n, k in [(70, 1100, 1300), (1100, 70, 1300), (40, 50, 9000), (2100, 35, 40), (30, 2100, 2100)]:
+        a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((n, k)).astype(dtype)
+        bias = rng.standard_normal(n).astype(dtype)
+        wanted = a.astype(np.float32).astype(np.float64) @ b.T.astype(np.float32).astype(np.float64)
+        assert error(F.matmul(a, b.T), wanted) < tolerance, (m, n, k)
+        assert (
+            error(F.linear(a, b, bias, activation="relu"), np.maximum(wanted + bias.astype(np.float64), 0)) < tolerance
+        )
+
+
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
 def test_special_values_stay_in_their_rows(isa, special):
     a, b = np.ones((5, 40), "float32"), np.ones((40, 35), "float32")

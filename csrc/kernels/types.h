@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "../dtype.h"
+
 namespace fastnn {
 
 // Functors stand in simd/activation.h, names in ops/activation.cpp.
@@ -68,6 +70,23 @@ struct Tile {
   const void* row_bias;  // row_bias[m] in place of bias[n], where c_col is 1; or null
   const void* residual;
   Activation activation;
+};
+
+// The register tile of products of bytes: `depth` values along k in each 32-bit element; `shift` is added to signed
+// ones on the left.
+struct ByteTileShape {
+  int rows, lanes, depth, shift;
+};
+
+// What becomes of int32 sums: sums + correction[n] as int32; or
+//   v = f(scale[n] * (sums + correction[n]) + bias[n])  as float32, or rounded to v * inverse_scale + zero_point.
+struct Requantize {
+  DType out = DType::i32;               // i32, f32, u8 or i8
+  const int32_t* correction = nullptr;  // null: zeros
+  const float* scale = nullptr;
+  const float* bias = nullptr;  // null: zeros
+  Activation activation = Activation::none;
+  float inverse_scale = 1, zero_point = 0;
 };
 
 // A convolution that is vectorised over the pixels of output rows, for few output channels:

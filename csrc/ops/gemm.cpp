@@ -86,28 +86,42 @@ struct Side {
   int64_t count(int64_t i) const { return begin(i + 1) - begin(i); }
 };
 
+Side rows_of(Matrix a, int64_t m, int64_t unit) {
+  // A few tiles are made a multiple of the threads.
+  const int64_t least = divide_up(m, unit), threads = num_threads();
+  const int64_t tiles = least >= threads && least < 16 * threads ? divide_up(least, threads) * threads : least;
+  return {a.row, a.col, a.data, m, unit, tiles, true};
+}
+
+Side columns_of(Matrix b, int64_t n, int64_t unit) {
+  return {b.col, b.row, b.data, n, unit, divide_up(n, unit), false};
+}
+
 // Brings a share of some memory to L2.
 void fetch_bytes(const char* from, int64_t bytes, int64_t part, int64_t parts) {
   for (int64_t b = bytes * part / parts; b < bytes * (part + 1) / parts; b += 64) __builtin_prefetch(from + b, 0, 2);
 }
 
 struct Product {
-  const GemmKernels& kernel;
-  DType dtype;
-  int64_t item, scalar;  // sizes of an element of A, B and C, and of the type that sums are in
+  int64_t item, c_item, scalar;  // sizes of an element of A and B, of C, and of packed operands and sums
+  int64_t depth;                 // elements along k in a packed one: 2 of bfloat16, 2 or 4 of integers
   int lanes;
-  bool pairs;  // bfloat16 by dot products: packed operands hold pairs along k, each as large as a float
+  void (*pack_rows)(const void*, int64_t, int64_t, int64_t, int, int, void*);
+  void (*pack_cols)(const void*, int64_t, int64_t, int64_t, int, int, void*);
+  void (*tile)(const Tile&, int, int);
+  void (*sums_tile)(const Tile&, int, int);  // with c in the type of sums
   Side rows, cols;
   bool direct_rows, direct_cols;  // read as they lie, where an item is whole vectors
   char* c;
   int64_t ldc;
   Epilogue e;
-  float* sums = nullptr;  // of the blocks of k so far, where C cannot hold them
+  void (*byte_tile)(const Tile&, const Requantize*, int64_t, int, int) = nullptr;  // of integers
+  const Requantize* q = nullptr;
   int64_t sums_row = 0, sums_first_row = 0, sums_first_col = 0;
 
   // A panel that needs one vector only is packed one vector wide, so that its rows stay together.
   int64_t width(const Side& s, int64_t i) const { return !s.even && s.count(i) <= lanes ? lanes : s.unit; }
-  int64_t steps(int64_t kb) const { return pairs ? divide_up(kb, 2) : kb; }
+  int64_t steps(int64_t kb) const { return divide_up(kb, depth); }
   int64_t bytes(const Side& s, int64_t kb) const { return s.unit * steps(kb) * scalar; }
   bool direct(const Side& s, int64_t i) const { return s.even ? direct_rows : direct_cols && s.count(i) % lanes == 0; }
   const char* place(const Side& s, int64_t i, int64_t k0) const {
@@ -116,7 +130,7 @@ struct Product {
   // The item as tiles want it: packed at `to`, or where it lies.
   const char* ready(const Side& s, int64_t i, int64_t k0, int64_t kb, char* to) const {
     if (direct(s, i)) return place(s, i, k0);
-    auto pack = pairs ? kernel.pack_pairs : kernel.pack_panel[dtype];
+    auto pack = s.even ? pack_rows : pack_cols;
     pack(place(s, i, k0), s.depth_step, s.step, kb, int(s.count(i)), int(width(s, i)), to);
     return to;
   }
@@ -138,9 +152,9 @@ void blocked(Product& p, int64_t k) {
   const bool rows_stay = p.rows.size < p.cols.size;
   const Side &stay = rows_stay ? p.rows : p.cols, &pass = rows_stay ? p.cols : p.rows;
   const int64_t blocks =
-      std::max<int64_t>(1, divide_up(p.steps(k) * p.scalar, p.pairs ? kPairDepthBytes : kDepthBytes));
-  const int64_t depth = divide_up(divide_up(k, blocks), 2) * 2;
-  const bool partial = blocks > 1 && p.item != p.scalar;
+      std::max<int64_t>(1, divide_up(p.steps(k) * p.scalar, p.depth > 1 ? kPairDepthBytes : kDepthBytes));
+  const int64_t depth = divide_up(divide_up(k, blocks), p.depth) * p.depth;
+  const bool partial = blocks > 1 && p.c_item != p.scalar;
   const int64_t stay_super = std::max<int64_t>(1, kSuper / stay.unit);
   const int64_t pass_super = std::max<int64_t>(1, kSuper / pass.unit);
   const int64_t resident = std::max<int64_t>(1, resident_bytes() / std::max<int64_t>(1, p.bytes(stay, depth)));
@@ -167,11 +181,11 @@ void blocked(Product& p, int64_t k) {
     t.offsets = offsets;
     t.b = b;
     t.b_step = p.direct(p.cols, j) ? p.cols.depth_step : p.width(p.cols, j);
-    t.c = p.c + (from * p.ldc + to) * p.item;
+    t.c = p.c + (from * p.ldc + to) * p.c_item;
     t.c_row = p.ldc;
     t.c_col = 1;
     t.accumulate = !first;
-    auto tile = p.pairs ? p.kernel.tile_pairs : p.kernel.tile[p.dtype];
+    auto tile = p.tile;
     if (partial) {
       float* sums = sums_memory.as<float>() + (from - p.sums_first_row) * p.sums_row + to - p.sums_first_col;
       t.accumulate = !first && !last;
@@ -181,15 +195,16 @@ void blocked(Product& p, int64_t k) {
       } else {
         t.c = sums;
         t.c_row = p.sums_row;
-        tile = p.pairs ? p.kernel.tile_pairs_sums : p.kernel.tile[DType::f32];
+        tile = p.sums_tile;
       }
     }
     if (last) {
       t.bias = p.e.bias ? static_cast<const char*>(p.e.bias) + to * p.scalar : nullptr;
-      t.residual = p.e.residual ? static_cast<const char*>(p.e.residual) + (from * p.ldc + to) * p.item : nullptr;
+      t.residual = p.e.residual ? static_cast<const char*>(p.e.residual) + (from * p.ldc + to) * p.c_item : nullptr;
       t.activation = p.e.activation;
     }
-    tile(t, int(p.rows.count(i)), int(p.cols.count(j)));
+    const int rows = int(p.rows.count(i)), cols = int(p.cols.count(j));
+    p.q ? p.byte_tile(t, last ? p.q : nullptr, to, rows, cols) : tile(t, rows, cols);
   };
 
   for (int64_t p0 = 0; p0 < pass.items; p0 += pass_super)
@@ -263,25 +278,51 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
   }
 
   const TileShape shape = kernel.tile_shape[dtype]();
-  const int64_t width = 2 * shape.lanes;
   const bool pairs = dtype == DType::bf16 && kernel.tile_pairs;
-  // A few tiles are made a multiple of the threads.
-  const int64_t least = divide_up(m, shape.rows), threads = num_threads();
-  const int64_t tiles = least >= threads && least < 16 * threads ? divide_up(least, threads) * threads : least;
-  const bool direct = scalar == item && b.col == 1 && k * n * item <= kDirectBytes;
-  Product p{kernel,
-            dtype,
+  const auto pack = pairs ? kernel.pack_pairs : kernel.pack_panel[dtype];
+  Product p{item,
             item,
             scalar,
+            pairs ? 2 : 1,
             shape.lanes,
-            pairs,
-            {a.row, a.col, a.data, m, shape.rows, tiles, true},
-            {b.col, b.row, b.data, n, width, divide_up(n, width), false},
+            pack,
+            pack,
+            pairs ? kernel.tile_pairs : kernel.tile[dtype],
+            pairs ? kernel.tile_pairs_sums : kernel.tile[compute_type(dtype)],
+            rows_of(a, m, shape.rows),
+            columns_of(b, n, 2 * shape.lanes),
             scalar == item && n <= 128,
-            direct,
+            scalar == item && b.col == 1 && k * n * item <= kDirectBytes,
             c,
             ldc,
             e};
+  blocked(p, k);
+}
+
+void gemm_bytes(DType a_dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc,
+                const Requantize& q) {
+  if (m == 0 || n == 0) return;
+  FlushSubnormals flush;
+  const QuantizedKernels& kernel = fastnn::kernels().quantized;
+  const ByteTileShape shape = kernel.byte_tile_shape();
+  Product p{1,
+            int64_t(size_of(q.out)),
+            4,
+            shape.depth,
+            shape.lanes,
+            a_dtype == DType::u8 ? kernel.pack_unsigned : kernel.pack_shifted,
+            kernel.pack_signed,
+            nullptr,
+            nullptr,
+            rows_of(a, m, shape.rows),
+            columns_of(b, n, 2 * shape.lanes),
+            false,
+            false,
+            c,
+            ldc,
+            {},
+            kernel.byte_tile,
+            &q};
   blocked(p, k);
 }
 

@@ -111,6 +111,7 @@ from .ops.pooling1d import (
     avg_pool1d,
     max_pool1d,
 )
+from .ops.quantized import int_mm, linear_int8
 from .ops.reduction import (
     amax,
     amin,
@@ -194,12 +195,14 @@ __all__ = [
     "hardtanh",
     "huber_loss",
     "instance_norm",
+    "int_mm",
     "kl_div",
     "l1_loss",
     "layer_norm",
     "le",
     "leaky_relu",
     "linear",
+    "linear_int8",
     "local_response_norm",
     "log",
     "log1p",
