@@ -73,6 +73,9 @@ from .ops.embedding import (
     embedding,
     one_hot,
 )
+from .ops.linear_cross_entropy import (
+    linear_cross_entropy,
+)
 from .ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -200,6 +203,7 @@ __all__ = [
     "le",
     "leaky_relu",
     "linear",
+    "linear_cross_entropy",
     "local_response_norm",
     "log",
     "log1p",
