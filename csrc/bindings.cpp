@@ -12,6 +12,7 @@
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/linear_cross_entropy.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
 #include "ops/normalization.h"
@@ -158,6 +159,15 @@ void bind_ops(PyObject* m) {
                                               "input, target, weight, ignore_index, reduction, label_smoothing, "
                                               "needs_input, needs_target");
   ok &= add<ops::cross_entropy_backward>(m, "cross_entropy_backward", "saved, grad");
+  ok &= add<ops::linear_cross_entropy>(m, "linear_cross_entropy",
+                                       "input, linear_weight, linear_bias, target, weight, ignore_index, reduction, "
+                                       "label_smoothing");
+  ok &= add<ops::linear_cross_entropy_with_gradient>(m, "linear_cross_entropy_with_gradient",
+                                                     "input, linear_weight, linear_bias, target, weight, ignore_index, "
+                                                     "reduction, label_smoothing, need_input, need_weight, need_bias");
+  ok &= add<ops::linear_cross_entropy_backward>(m, "linear_cross_entropy_backward",
+                                                "input, linear_weight, linear_bias, target, weight, ignore_index, "
+                                                "label_smoothing, grad, need_input, need_weight, need_bias");
   ok &= add<ops::nll_loss>(m, "nll_loss", "input, target, weight, ignore_index, reduction");
   ok &= add<ops::nll_loss_backward>(m, "nll_loss_backward", "input, target, weight, ignore_index, reduction, grad");
   // dropout

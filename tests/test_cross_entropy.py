@@ -365,7 +365,7 @@ def test_errors(rng):
         (ValueError, "label_smoothing is 1.5", lambda: F.cross_entropy(x, target, label_smoothing=1.5)),
         (ValueError, "label_smoothing is", lambda: F.cross_entropy(x, target, label_smoothing=float("nan"))),
         (ValueError, "ignore_index is 1", lambda: F.cross_entropy(x, np.ones((3, 4), np.float32), ignore_index=1)),
-        (TypeError, "target has the shape of input", lambda: F.cross_entropy(x, np.ones((3, 4), np.int64))),
+        (TypeError, "target has the shape of the logits", lambda: F.cross_entropy(x, np.ones((3, 4), np.int64))),
         (NotImplementedError, "target has dtype float64", lambda: F.cross_entropy(x, np.ones((3, 4), f64))),
     ]:
         with pytest.raises(error, match=f"cross_entropy: {match}"):

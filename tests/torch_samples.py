@@ -91,6 +91,9 @@ def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
     labels = torch.tensor([1, 0, -100, 3])
     yield "cross_entropy", (_grad(_tensor(4, 5)), labels, _positive(5), -100, "mean", 0.1)
     yield "cross_entropy", (_grad(_tensor(4, 5)), _grad(_tensor(4, 5, seed=1).softmax(1)), None, -100, "none", 0.0)
+    for reduction in ("mean", "none"):
+        x, w, b = _grad(_tensor(4, 3)), _grad(_tensor(5, 3, seed=1)), _grad(_tensor(5, seed=2))
+        yield "linear_cross_entropy", (x, w, b, labels, None, -100, reduction, 0.1)
     yield "nll_loss", (_grad(_tensor(4, 5)), labels, None, -100, "sum")
     yield "matmul", (_grad(_tensor(2, 3, 4)), _grad(_tensor(4, 5)))
     yield "matmul", (_grad(_tensor(4)), _grad(_tensor(4, 5)))

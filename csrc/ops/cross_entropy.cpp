@@ -4,6 +4,7 @@
 
 #include "../dispatch.h"
 #include "../float_mode.h"
+#include "cross_entropy_rows.h"
 #include "loss_common.h"
 
 namespace fastnn::ops {
@@ -38,26 +39,26 @@ Array axis_from_last(const Array& a, int axis) {
   return a.view(shape, strides);
 }
 
-void check_weight(std::string_view op, const std::optional<Array>& weight, const Array& x, int64_t classes) {
+void check_weight(std::string_view op, const std::optional<Array>& weight, DType dtype, int64_t classes) {
   if (!weight) return;
   require<ValueError>(weight->shape == Dims{classes}, op, ": weight has shape ", weight->shape, "; expected ",
                       Dims{classes}, ", one per class");
-  require_dtype(op, "weight", *weight, x.dtype);
+  require_dtype(op, "weight", *weight, dtype);
 }
 
 // Class indices as contiguous int64, all checked.
-Array read_labels(std::string_view op, const Array& target, const Array& x, int axis, int64_t ignore_index) {
-  Dims expected = without(x.shape, axis);
+Array read_labels(std::string_view op, const Array& target, const Dims& shape, int axis, int64_t ignore_index) {
+  Dims expected = without(shape, axis);
   require<TypeError>(!is_float(target.dtype), op, ": target has dtype ", name(target.dtype), " and shape ",
                      target.shape, "; expected class indices int64, int32 or uint8 of shape ", expected);
   bool integer = target.dtype == DType::i64 || target.dtype == DType::i32 || target.dtype == DType::u8;
   require<NotImplementedError>(integer, op, ": target has dtype ", name(target.dtype),
                                "; expected int64, int32 or uint8");
   require<ValueError>(target.shape == expected, op, ": target has shape ", target.shape, "; expected ", expected,
-                      " for input of shape ", x.shape);
+                      " for input of shape ", shape);
   Array labels = target.dtype == DType::i64 ? target.contiguous() : astype(target.contiguous(), DType::i64);
   const int64_t* t = labels.as<int64_t>();
-  int64_t classes = x.size(axis);
+  int64_t classes = shape[axis];
   double bad = sum_blocks(labels.numel(), 65536, [&](int64_t begin, int64_t end) {
     int64_t count = 0;
     for (int64_t i = begin; i < end; ++i) count += uint64_t(t[i]) >= uint64_t(classes) && t[i] != ignore_index;
@@ -90,53 +91,22 @@ double weight_of_labels(const Array& labels, const std::optional<Array>& weight,
   });
 }
 
-struct Rows {
+// The rows of `input` and what they should be.
+struct Rows : CrossEntropyTarget {
   int axis;
   int64_t count;
-  Array x, t, w;  // rows of logits; labels or rows of probabilities; weights
-  Reduction reduction;
-  double divisor = 1;  // of the sum of the losses
-  CrossEntropyRows arguments{};
+  Array x;
 };
 
 Rows prepare(const Array& input, const Array& target, const std::optional<Array>& weight, int64_t ignore_index,
              std::string_view reduction, double label_smoothing) {
   const char* op = "cross_entropy";
-  Rows r;
-  r.reduction = parse_reduction(op, reduction);
   require_float(op, input);
-  require<ValueError>(label_smoothing >= 0 && label_smoothing <= 1, op, ": label_smoothing is ", label_smoothing,
-                      "; expected between 0 and 1");
-  r.axis = class_axis(op, input);
-  int64_t classes = input.size(r.axis);
-  check_weight(op, weight, input, classes);
-  bool probabilities = target.shape == input.shape;
-  if (probabilities) {
-    require<TypeError>(is_float(target.dtype), op, ": target has the shape of input and dtype ", name(target.dtype),
-                       "; expected probabilities of dtype ", name(input.dtype), ", or class indices of shape ",
-                       without(input.shape, r.axis));
-    require_dtype(op, "target", target, input.dtype);
-    require<ValueError>(ignore_index < 0, op, ": ignore_index is ", ignore_index,
-                        "; expected class indices as target with it, not probabilities");
-    r.t = axis_to_last(target, r.axis).contiguous();
-    r.arguments.probabilities = r.t.data;
-  } else {
-    r.t = read_labels(op, target, input, r.axis, ignore_index);
-    r.arguments.labels = r.t.as<int64_t>();
-  }
-  r.x = axis_to_last(input, r.axis).contiguous();
-  r.count = classes ? r.x.numel() / classes : 0;
-  if (r.reduction == Reduction::mean)
-    r.divisor = probabilities ? double(r.count) : weight_of_labels(r.t, weight, ignore_index);
-  if (weight) {
-    r.w = weight->contiguous();
-    r.arguments.weight = r.w.data;
-  }
+  int axis = class_axis(op, input);
+  Rows r{read_target(op, input.shape, input.dtype, target, weight, ignore_index, reduction, label_smoothing), axis};
+  r.x = axis_to_last(input, axis).contiguous();
+  r.count = r.arguments.classes ? r.x.numel() / r.arguments.classes : 0;
   r.arguments.x = r.x.data;
-  r.arguments.classes = classes;
-  r.arguments.ignore_index = ignore_index;
-  r.arguments.smoothing = label_smoothing;
-  r.arguments.scale = 1 / r.divisor;
   return r;
 }
 
@@ -165,6 +135,43 @@ Array like_input(const Array& rows, const Array& input, int axis) {
 }
 
 }  // namespace
+
+CrossEntropyTarget read_target(const char* op, const Dims& shape, DType dtype, const Array& target,
+                               const std::optional<Array>& weight, int64_t ignore_index, std::string_view reduction,
+                               double label_smoothing) {
+  CrossEntropyTarget r;
+  r.reduction = parse_reduction(op, reduction);
+  require<ValueError>(label_smoothing >= 0 && label_smoothing <= 1, op, ": label_smoothing is ", label_smoothing,
+                      "; expected between 0 and 1");
+  const int axis = shape.n == 1 ? 0 : 1;
+  const int64_t classes = shape[axis];
+  check_weight(op, weight, dtype, classes);
+  if (target.shape == shape) {
+    require<TypeError>(is_float(target.dtype), op, ": target has the shape of the logits and dtype ",
+                       name(target.dtype), "; expected probabilities of dtype ", name(dtype),
+                       ", or class indices of shape ", without(shape, axis));
+    require_dtype(op, "target", target, dtype);
+    require<ValueError>(ignore_index < 0, op, ": ignore_index is ", ignore_index,
+                        "; expected class indices as target with it, not probabilities");
+    r.values = axis_to_last(target, axis).contiguous();
+    r.arguments.probabilities = r.values.data;
+  } else {
+    r.values = read_labels(op, target, shape, axis, ignore_index);
+    r.arguments.labels = r.values.as<int64_t>();
+  }
+  if (r.reduction == Reduction::mean)
+    r.divisor = r.arguments.probabilities ? double(classes ? r.values.numel() / classes : 0)
+                                          : weight_of_labels(r.values, weight, ignore_index);
+  if (weight) {
+    r.weight = weight->contiguous();
+    r.arguments.weight = r.weight.data;
+  }
+  r.arguments.classes = classes;
+  r.arguments.ignore_index = ignore_index;
+  r.arguments.smoothing = label_smoothing;
+  r.arguments.scale = 1 / r.divisor;
+  return r;
+}
 
 Array cross_entropy(const Array& input, const Array& target, const std::optional<Array>& weight, int64_t ignore_index,
                     std::string_view reduction, double label_smoothing) {
@@ -258,8 +265,8 @@ NegativeLogLikelihood prepare_nll(const Array& x, const Array& target, const std
   n.reduction = parse_reduction(op, reduction);
   require_float(op, x);
   n.axis = class_axis(op, x);
-  check_weight(op, weight, x, x.size(n.axis));
-  n.labels = read_labels(op, target, x, n.axis, ignore_index);
+  check_weight(op, weight, x.dtype, x.size(n.axis));
+  n.labels = read_labels(op, target, x.shape, n.axis, ignore_index);
   if (n.reduction == Reduction::mean) n.divisor = weight_of_labels(n.labels, weight, ignore_index);
   return n;
 }

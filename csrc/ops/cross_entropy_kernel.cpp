@@ -90,10 +90,11 @@ double cross_entropy_rows(const CrossEntropyRows& a, int64_t begin, int64_t end)
       continue;
     }
 
-    S m = row_max(x, n), s = exp_sum(x, m, keep_exp ? dx : nullptr, n), log_s = log_of(s);
-    // loss = K log s - sum_c k_c (x_c - m) + k_label (log s - (x_label - m)), with K = sum_c k_c
+    S m = row_max(x, n);
+    // loss = K log s - sum_c k_c (x_c - m) + k_label (log s - (x_label - m)), with K = sum_c k_c. x is not read after
+    // the exponentials: dx may be x.
     Wanted<T> wanted{t, weight, confidence, dense ? S(a.smoothing / double(n)) : S(0)};
-    S all = 0, loss = 0, picked = 0;
+    S all = 0, wanted_x = 0, picked = 0, label_x = 0;
     if (dense) {
       V k_sum = V(0), k_x = V(0);
       for_lanes<V>(n, [&](int64_t i, auto lanes) {
@@ -102,12 +103,15 @@ double cross_entropy_rows(const CrossEntropyRows& a, int64_t begin, int64_t end)
         k_x = k_x + head(k * (load<V>(x + i, lanes) - V(m)), lanes, V(0));
       });
       all = sum(k_sum);
-      loss = all * log_s - sum(k_x);
+      wanted_x = sum(k_x);
     }
     if (a.labels) {
       picked = weight ? confidence * scalar_at(weight + label) : confidence;
-      loss += picked * (log_s - (scalar_at(x + label) - m));
+      label_x = scalar_at(x + label) - m;
     }
+    S s = exp_sum(x, m, keep_exp ? dx : nullptr, n), log_s = log_of(s), loss = 0;
+    if (dense) loss = all * log_s - wanted_x;
+    if (a.labels) loss += picked * (log_s - label_x);
     if (loss_out) V(loss).store(loss_out, 1);
     total += double(loss);
 

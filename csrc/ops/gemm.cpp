@@ -65,6 +65,7 @@ void few_rows(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, 
   t.c_row = ldc;
   t.c_col = 1;
   t.activation = e.activation;
+  t.accumulate = e.accumulate;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; j += width) {
       t.b = sums.as<char>() + (i * n + j) * scalar;
@@ -184,7 +185,7 @@ void blocked(Product& p, int64_t k) {
     t.c = p.c + (from * p.ldc + to) * p.c_item;
     t.c_row = p.ldc;
     t.c_col = 1;
-    t.accumulate = !first;
+    t.accumulate = !first || p.e.accumulate;
     auto tile = p.tile;
     if (partial) {
       float* sums = sums_memory.as<float>() + (from - p.sums_first_row) * p.sums_row + to - p.sums_first_col;
@@ -261,7 +262,7 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
   const GemmKernels& kernel = fastnn::kernels().gemm;
   const int64_t item = int64_t(size_of(dtype)), scalar = int64_t(size_of(compute_type(dtype)));
 
-  if (m <= kFewRows && b.row == 1 && a.col == 1 && k > 0 && !e.residual) {
+  if (m <= kFewRows && b.row == 1 && a.col == 1 && k > 0 && !e.residual && !e.accumulate) {
     int64_t grain = std::max<int64_t>(8, kFlopsPerChunk / (2 * m * k) / 8 * 8);
     parallel_for(divide_up(n, 8), grain / 8, [&](int64_t begin, int64_t end) {
       int64_t j = begin * 8, cols = std::min(n, end * 8) - j;

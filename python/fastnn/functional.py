@@ -73,6 +73,9 @@ from .ops.embedding import (
     embedding,
     one_hot,
 )
+from .ops.linear_cross_entropy import (
+    linear_cross_entropy,
+)
 from .ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -203,6 +206,7 @@ __all__ = [
     "leaky_relu",
     "linear",
     "linear_int8",
+    "linear_cross_entropy",
     "local_response_norm",
     "log",
     "log1p",

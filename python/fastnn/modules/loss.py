@@ -10,6 +10,7 @@ from typing import Any
 from .. import functional as F
 from .._arrays import as_tensor
 from ..tensor import Tensor
+from .linear import Linear
 from .module import Module
 
 
@@ -165,5 +166,39 @@ class CrossEntropyLoss(_Loss):
             weight=self.weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class LinearCrossEntropyLoss(_Loss):
+    """functional.linear_cross_entropy with a layer `linear` of its own. `weight` is a buffer, part of state_dict()."""
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        bias: bool = False,
+        dtype: Any = None,
+        reduction: str = "mean",
+        weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(None, None, reduction)
+        self._register_weight("weight", weight)
+        self.linear = Linear(in_features, num_classes, bias=bias, dtype=dtype)
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        return F.linear_cross_entropy(
+            input,
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            weight=self.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )

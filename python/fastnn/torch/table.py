@@ -23,6 +23,7 @@ from ..ops import (
     conv2d,
     cross_entropy,
     dropout,
+    linear_cross_entropy,
     loss,
     matmul,
     pooling,
@@ -327,6 +328,17 @@ def _losses() -> Iterator[Row]:
         lambda x, t, w, i, r, s: F.cross_entropy(x, t, w, ignore_index=i, reduction=r, label_smoothing=s),
         layout="contiguous",
         autocast="float32",
+    )
+    yield Row(
+        "linear_cross_entropy",
+        linear_cross_entropy._linear_cross_entropy,
+        "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight=None, "
+        "int ignore_index=-100, str reduction='mean', float label_smoothing=0.",
+        lambda x, lw, lb, t, w, i, r, s: F.cross_entropy(
+            F.linear(x, lw, lb), t, w, ignore_index=i, reduction=r, label_smoothing=s
+        ),
+        layout="contiguous",
+        autocast="lower",
     )
     yield Row(
         "nll_loss",
