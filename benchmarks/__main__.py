@@ -22,11 +22,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="for fastnn and every peer (default: all that fastnn would use)")
     parser.add_argument("--against", help=f"of {','.join(PEERS)} (default: those installed)")
     parser.add_argument("--rounds", type=int, default=7, help="timed blocks of each library on each case")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--predict", action="store_true", help="with --device cuda: from compiled code, without a GPU")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE.png")
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1 or (arguments.threads is not None and arguments.threads < 1):
         parser.error("--rounds and --threads must be at least 1")
+    if arguments.predict != (arguments.device == "cuda"):
+        parser.error("expected --device cuda and --predict together: timing on a GPU is not written yet")
     if arguments.against is None:
         arguments.against = [name for name in PEERS if importlib.util.find_spec(name)]
     else:
@@ -39,6 +43,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 where an output of fastnn differed from the reference, or 2 for arguments that cannot be met."""
     arguments = _arguments(argv)
+    if arguments.predict:
+        return _predict(arguments)
     try:
         cases = [
             case
@@ -65,6 +71,27 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.plot:
         write_plot(arguments.plot, info, rows)
     return int(any(row.status == "FAILED" for row in rows))
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from . import gpu_cases, predict
+
+    if importlib.util.find_spec("triton") is None:
+        print("--predict compiles the Triton kernels, and triton is not installed: pip install triton", file=sys.stderr)
+        return 2
+    try:
+        cases = gpu_cases.load(arguments.op and arguments.op.split(","))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    predictions = []
+    for index, case in enumerate(cases, 1):
+        predictions.append(predict.predict(case))
+        print(f"[{index}/{len(cases)}] {case}", file=sys.stderr, flush=True)
+    print(predict.table(predictions))
+    if arguments.json:
+        predict.write_json(arguments.json, predictions)
+    return 0
 
 
 def _timed(

@@ -33,8 +33,8 @@ def autotuned(kernel: Any, configs: tuple[Any, ...], key: list[str]) -> Any:
 
 
 def on_device(x: torch.Tensor) -> AbstractContextManager:
-    """Triton launches on the current device: make it that of x."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+    """Triton launches on the current device: make it that of x (which may be fake, where there is no CUDA)."""
+    return torch.cuda.device(x.device) if x.is_cuda and torch.cuda.is_initialized() else nullcontext()
 
 
 def check_tensors(op: str, first: str, x: torch.Tensor, /, **others: torch.Tensor | None) -> None:

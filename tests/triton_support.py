@@ -17,7 +17,7 @@ REDUCTION = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 def randn(*shape, dtype=torch.float32, seed=0, scale=1.0):
     """Normal values on the device, rounded to dtype; the same for a seed."""
     generator = torch.Generator().manual_seed(seed + 1000003 * sum(shape))
-    return (torch.randn(*shape, generator=generator) * scale).to(dtype).to(DEVICE)
+    return (torch.randn(shape, generator=generator) * scale).to(dtype).to(DEVICE)
 
 
 def close(out, expected, tolerance):
