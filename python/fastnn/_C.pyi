@@ -366,6 +366,7 @@ def instance_norm_statistics(
     eps: float,
     /,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+def int_mm(input: Tensor, other: Tensor, /) -> Tensor: ...
 def is_channels_last(input: Tensor, /) -> bool: ...
 def layer_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, /
@@ -393,6 +394,57 @@ def linear(
 def linear_backward(
     grad: Tensor, input: Tensor, weight: Tensor, need_input: bool, need_weight: bool, need_bias: bool, /
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    /,
+) -> Tensor: ...
+def linear_cross_entropy_backward(
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    grad: Tensor,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
+def linear_cross_entropy_with_gradient(
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    /,
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]: ...
+def linear_int8(
+    input: Tensor,
+    weight: Tensor,
+    input_scale: float,
+    input_zero_point: int,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    output_scale: float,
+    output_zero_point: int,
+    /,
+) -> Tensor: ...
 def lion_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
