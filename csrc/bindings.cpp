@@ -120,45 +120,55 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::adaptive_avg_pool2d_backward>(m, "adaptive_avg_pool2d_backward",
                                                "grad, input_shape, channels_last, output_size");
   // softmax
-  ok &= add<ops::softmax>(m, "softmax", "input, dim");
-  ok &= add<ops::softmax_backward>(m, "softmax_backward", "output, grad, dim");
-  ok &= add<ops::log_softmax>(m, "log_softmax", "input, dim");
-  ok &= add<ops::log_softmax_backward>(m, "log_softmax_backward", "output, grad, dim");
+  ok &= add<ops::softmax, Devices::same>(m, "softmax", "input, dim");
+  ok &= add<ops::softmax_backward, Devices::same>(m, "softmax_backward", "output, grad, dim");
+  ok &= add<ops::log_softmax, Devices::same>(m, "log_softmax", "input, dim");
+  ok &= add<ops::log_softmax_backward, Devices::same>(m, "log_softmax_backward", "output, grad, dim");
   // normalization
-  ok &= add<ops::layer_norm>(m, "layer_norm", "input, normalized_shape, weight, bias, eps");
-  ok &= add<ops::layer_norm_statistics>(m, "layer_norm_statistics", "input, normalized_shape, weight, bias, eps");
-  ok &= add<ops::layer_norm_backward>(m, "layer_norm_backward",
-                                      "grad, input, normalized_shape, weight, mean, rstd, parameter_dtype, need_input, "
-                                      "need_weight, need_bias");
-  ok &= add<ops::rms_norm>(m, "rms_norm", "input, normalized_shape, weight, eps");
-  ok &= add<ops::rms_norm_statistics>(m, "rms_norm_statistics", "input, normalized_shape, weight, eps");
-  ok &= add<ops::rms_norm_backward>(m, "rms_norm_backward",
-                                    "grad, input, normalized_shape, weight, rstd, need_input, need_weight");
-  ok &=
-      add<ops::batch_norm>(m, "batch_norm", "input, weight, bias, running_mean, running_var, training, momentum, eps");
-  ok &= add<ops::batch_norm_statistics>(m, "batch_norm_statistics",
-                                        "input, weight, bias, running_mean, running_var, training, momentum, eps");
-  ok &= add<ops::batch_norm_backward>(m, "batch_norm_backward",
-                                      "grad, input, weight, mean, rstd, training, parameter_dtype, need_input, "
-                                      "need_weight, need_bias");
-  ok &= add<ops::group_norm>(m, "group_norm", "input, num_groups, weight, bias, eps");
-  ok &= add<ops::group_norm_statistics>(m, "group_norm_statistics", "input, num_groups, weight, bias, eps");
-  ok &= add<ops::group_norm_backward>(m, "group_norm_backward",
-                                      "grad, input, num_groups, weight, mean, rstd, parameter_dtype, need_input, "
-                                      "need_weight, need_bias");
-  ok &= add<ops::instance_norm>(m, "instance_norm", "input, weight, bias, running_mean, running_var, momentum, eps");
-  ok &= add<ops::instance_norm_statistics>(m, "instance_norm_statistics",
-                                           "input, weight, bias, running_mean, running_var, momentum, eps");
+  ok &= add<ops::layer_norm, Devices::same>(m, "layer_norm", "input, normalized_shape, weight, bias, eps");
+  ok &= add<ops::layer_norm_statistics, Devices::same>(m, "layer_norm_statistics",
+                                                       "input, normalized_shape, weight, bias, eps");
+  ok &= add<ops::layer_norm_backward, Devices::same>(
+      m, "layer_norm_backward",
+      "grad, input, normalized_shape, weight, mean, rstd, parameter_dtype, need_input, "
+      "need_weight, need_bias");
+  ok &= add<ops::rms_norm, Devices::same>(m, "rms_norm", "input, normalized_shape, weight, eps");
+  ok &= add<ops::rms_norm_statistics, Devices::same>(m, "rms_norm_statistics", "input, normalized_shape, weight, eps");
+  ok &= add<ops::rms_norm_backward, Devices::same>(
+      m, "rms_norm_backward", "grad, input, normalized_shape, weight, rstd, need_input, need_weight");
+  ok &= add<ops::batch_norm, Devices::same>(m, "batch_norm",
+                                            "input, weight, bias, running_mean, running_var, training, momentum, eps");
+  ok &= add<ops::batch_norm_statistics, Devices::same>(
+      m, "batch_norm_statistics", "input, weight, bias, running_mean, running_var, training, momentum, eps");
+  ok &= add<ops::batch_norm_backward, Devices::same>(
+      m, "batch_norm_backward",
+      "grad, input, weight, mean, rstd, training, parameter_dtype, need_input, "
+      "need_weight, need_bias");
+  ok &= add<ops::group_norm, Devices::same>(m, "group_norm", "input, num_groups, weight, bias, eps");
+  ok &= add<ops::group_norm_statistics, Devices::same>(m, "group_norm_statistics",
+                                                       "input, num_groups, weight, bias, eps");
+  ok &= add<ops::group_norm_backward, Devices::same>(
+      m, "group_norm_backward",
+      "grad, input, num_groups, weight, mean, rstd, parameter_dtype, need_input, "
+      "need_weight, need_bias");
+  ok &= add<ops::instance_norm, Devices::same>(m, "instance_norm",
+                                               "input, weight, bias, running_mean, running_var, momentum, eps");
+  ok &= add<ops::instance_norm_statistics, Devices::same>(
+      m, "instance_norm_statistics", "input, weight, bias, running_mean, running_var, momentum, eps");
   // loss
-  ok &= add<ops::pointwise_loss>(m, "pointwise_loss", "loss, input, target, weight, pos_weight, reduction, a");
-  ok &= add<ops::pointwise_loss_backward>(m, "pointwise_loss_backward",
-                                          "loss, input, target, weight, pos_weight, reduction, a, grad, needs_input, "
-                                          "needs_target");
-  ok &= add<ops::cross_entropy>(m, "cross_entropy", "input, target, weight, ignore_index, reduction, label_smoothing");
-  ok &= add<ops::cross_entropy_with_gradient>(m, "cross_entropy_with_gradient",
-                                              "input, target, weight, ignore_index, reduction, label_smoothing, "
-                                              "needs_input, needs_target");
-  ok &= add<ops::cross_entropy_backward>(m, "cross_entropy_backward", "saved, grad");
+  ok &= add<ops::pointwise_loss, Devices::same>(m, "pointwise_loss",
+                                                "loss, input, target, weight, pos_weight, reduction, a");
+  ok &= add<ops::pointwise_loss_backward, Devices::same>(
+      m, "pointwise_loss_backward",
+      "loss, input, target, weight, pos_weight, reduction, a, grad, needs_input, "
+      "needs_target");
+  ok &= add<ops::cross_entropy, Devices::same>(m, "cross_entropy",
+                                               "input, target, weight, ignore_index, reduction, label_smoothing");
+  ok &= add<ops::cross_entropy_with_gradient, Devices::same>(
+      m, "cross_entropy_with_gradient",
+      "input, target, weight, ignore_index, reduction, label_smoothing, "
+      "needs_input, needs_target");
+  ok &= add<ops::cross_entropy_backward, Devices::same>(m, "cross_entropy_backward", "saved, grad");
   ok &= add<ops::linear_cross_entropy>(m, "linear_cross_entropy",
                                        "input, linear_weight, linear_bias, target, weight, ignore_index, reduction, "
                                        "label_smoothing");
@@ -168,23 +178,25 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::linear_cross_entropy_backward>(m, "linear_cross_entropy_backward",
                                                 "input, linear_weight, linear_bias, target, weight, ignore_index, "
                                                 "label_smoothing, grad, need_input, need_weight, need_bias");
-  ok &= add<ops::nll_loss>(m, "nll_loss", "input, target, weight, ignore_index, reduction");
-  ok &= add<ops::nll_loss_backward>(m, "nll_loss_backward", "input, target, weight, ignore_index, reduction, grad");
+  ok &= add<ops::nll_loss, Devices::same>(m, "nll_loss", "input, target, weight, ignore_index, reduction");
+  ok &= add<ops::nll_loss_backward, Devices::same>(m, "nll_loss_backward",
+                                                   "input, target, weight, ignore_index, reduction, grad");
   // dropout
   ok &= add<ops::dropout, Devices::same>(m, "dropout", "input, p, seed, offset");
   ok &= add<ops::dropout_backward, Devices::same>(m, "dropout_backward", "grad, p, seed, offset, channels_last");
   ok &= add<ops::philox_words>(m, "philox_words", "group, offset, seed");
   // embedding
-  ok &= add<ops::embedding>(m, "embedding", "weight, input");
-  ok &= add<ops::embedding_backward>(m, "embedding_backward",
-                                     "grad, input, weight_shape, padding_idx, scale_grad_by_freq");
+  ok &= add<ops::embedding, Devices::same>(m, "embedding", "weight, input");
+  ok &= add<ops::embedding_backward, Devices::same>(m, "embedding_backward",
+                                                    "grad, input, weight_shape, padding_idx, scale_grad_by_freq");
   ok &= add<ops::embedding_renorm>(m, "embedding_renorm", "weight, input, max_norm, norm_type");
   // attention
-  ok &= add<ops::attention>(m, "attention", "query, key, value, attn_mask, is_causal, scale, dropout_p, seed, offset");
-  ok &=
-      add<ops::attention_backward>(m, "attention_backward",
-                                   "grad, query, key, value, attn_mask, output, log_sum, is_causal, scale, dropout_p, "
-                                   "seed, offset, need_query, need_key_value, need_mask");
+  ok &= add<ops::attention, Devices::same>(m, "attention",
+                                           "query, key, value, attn_mask, is_causal, scale, dropout_p, seed, offset");
+  ok &= add<ops::attention_backward, Devices::same>(
+      m, "attention_backward",
+      "grad, query, key, value, attn_mask, output, log_sum, is_causal, scale, dropout_p, "
+      "seed, offset, need_query, need_key_value, need_mask");
   // matmul
   ok &= add<ops::matmul>(m, "matmul", "input, other");
   ok &= add<ops::linear>(m, "linear", "input, weight, bias, activation, residual");

@@ -8,6 +8,24 @@ import pytest
 from fastnn import _C, reference
 from guarded import guarded, poison
 
+# Not dropout, which is for the CPU.
+ON_CUDA = {
+    "test_values_and_gradients",
+    "test_masks",
+    "test_masks_of_any_strides",
+    "test_queries_that_see_nothing",
+    "test_grouped_queries",
+    "test_leading_dimensions",
+    "test_only_what_is_needed",
+    "test_scale",
+    "test_layouts",
+    "test_empty",
+    "test_no_features",
+    "test_limits",
+    "test_guarded_memory",
+    "test_sizes_of_heads",
+    "test_against_torch",
+}
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {np.dtype(np.float32): 1e-5, BF16: 2e-2, np.dtype(np.float16): 3e-3, np.dtype(np.float64): 1e-12}
 # L, S, E, Ev: around the widths of vectors and the sizes of blocks (128 keys, at most 112 queries).
@@ -103,6 +121,16 @@ def test_masks(dtype, kind, isa, rng):
     check(arrays, TOLERANCE[dtype], mask, is_causal=True)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.float16], ids=str)
+@pytest.mark.parametrize("sizes", [(70, 90, 64, 64), (65, 67, 72, 128), (66, 40, 256, 136)])
+def test_sizes_of_heads(sizes, dtype, isa, rng):
+    """Around the tiles of GPU kernels, which depend on the size of a head."""
+    mask = (rng.random((sizes[0], sizes[1])) < 0.8) | (np.arange(sizes[1]) == 0)
+    for kwargs in ({}, {"is_causal": True}, {"mask": mask}, {"enable_gqa": True}):
+        kv_lead = (1, 2) if "enable_gqa" in kwargs else None
+        check(make(rng, (1, 4) if kv_lead else (1, 2), sizes, dtype, kv_lead), TOLERANCE[np.dtype(dtype)], **kwargs)
+
+
 def test_masks_of_any_strides(isa, rng):
     arrays = make(rng, (2,), (20, 33, 8, 8))
     base = rng.standard_normal((33, 20)).astype(np.float32)
@@ -162,7 +190,7 @@ def test_numerical_gradient(rng):
 
 
 @pytest.mark.parametrize("needed", range(1, 15))
-def test_only_what_is_needed(needed, rng):
+def test_only_what_is_needed(needed, isa, rng):
     arrays = [*make(rng, (2,), (5, 6, 4, 4))[:3], rng.standard_normal((5, 6)).astype(np.float32)]
     leaves = [fastnn.tensor(a, requires_grad=True) for a in arrays]
     F.scaled_dot_product_attention(*leaves).sum().backward()

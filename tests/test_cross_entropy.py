@@ -10,6 +10,7 @@ from guarded import guarded, poison
 
 torch = pytest.importorskip("torch")
 
+ON_CUDA = True
 TORCH_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -138,7 +139,7 @@ def test_labels_are_tensors_or_arrays_of_any_integer_dtype(name, label, rng):
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 @pytest.mark.parametrize("options", [{}, {"weight": True, "ignore_index": 1}], ids=str)
 @pytest.mark.parametrize("shape", [(9, 10), (4, 3, 2, 5), (6,)], ids=str)
-def test_nll_loss(rng, dtype, options, shape):
+def test_nll_loss(isa, rng, dtype, options, shape):
     x = as_dtype(rng.standard_normal(shape), dtype)
     axis = min(1, len(shape) - 1)
     target = np.asarray(rng.integers(0, shape[axis], shape[:axis] + shape[axis + 1 :]))
@@ -152,7 +153,7 @@ def test_nll_loss(rng, dtype, options, shape):
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "every second", "broadcast"])
-def test_layouts(name, reduction, layout, rng):
+def test_layouts(name, reduction, layout, isa, rng):
     base = rng.standard_normal((3, 8, 4, 5)).astype(np.float32)
     x = {
         "channels_last": np.ascontiguousarray(base.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
@@ -175,7 +176,7 @@ def test_layouts(name, reduction, layout, rng):
         assert leaf.grad.numpy().strides == x.strides
 
 
-def test_gradient_of_the_loss_with_stride_zero(rng):
+def test_gradient_of_the_loss_with_stride_zero(isa, rng):
     x = rng.standard_normal((6, 5)).astype(np.float32)
     target = rng.integers(0, 5, 6)
     for function in (F.cross_entropy, F.nll_loss):
@@ -269,7 +270,7 @@ def test_loss_scaling_in_float16(isa, rng):
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
-def test_everything_ignored(name):
+def test_everything_ignored(name, isa):
     x = np.ones((3, 4), np.float32)
     target = np.full(3, -100)
     for reduction, expected in (("mean", np.nan), ("sum", 0.0), ("none", np.zeros(3))):
@@ -280,7 +281,7 @@ def test_everything_ignored(name):
         np.testing.assert_array_equal(grad, np.zeros((3, 4)))
 
 
-def test_empty():
+def test_empty(isa):
     def run(shape, target, reduction):
         return gradients(
             F.cross_entropy,
@@ -335,7 +336,7 @@ def test_backward_of_one_returns_what_was_saved(rng):
     assert np.shares_memory(back.numpy(), dx.numpy())
 
 
-def test_errors(rng):
+def test_errors(isa, rng):
     x = fastnn.tensor(rng.standard_normal((3, 4)).astype(np.float32))
     target, f64 = np.array([0, 1, 2]), np.float64
     weight = fastnn.tensor(np.ones(4, np.float32), requires_grad=True)

@@ -12,6 +12,7 @@ from guarded import guarded, poison
 
 torch = pytest.importorskip("torch")
 
+ON_CUDA = True
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float64": np.float64}
 TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2, "float16": 2e-3, "float64": 1e-12}
 SIZES = [(1,), (7,), (8,), (9,), (15,), (16,), (17,), (31,), (33,), (3, 5, 7), ()]
@@ -166,7 +167,7 @@ def test_broadcast(rng, name):
 
 
 @pytest.mark.parametrize(("name", "options", "kind"), LOSSES, ids=IDS)
-def test_layouts(rng, name, options, kind):
+def test_layouts(isa, rng, name, options, kind):
     x, t = operands(kind, (4, 6, 5, 3), "float32", rng)
     layouts = [
         np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
@@ -191,7 +192,7 @@ def test_layouts(rng, name, options, kind):
 
 
 @pytest.mark.parametrize(("name", "options", "kind"), LOSSES, ids=IDS)
-def test_gradients_are_made_where_asked_for(rng, name, options, kind):
+def test_gradients_are_made_where_asked_for(isa, rng, name, options, kind):
     x, t = operands(kind, (9,), "float32", rng)
     _, dx, dt = run(name, (x, t), np.ones(()), **options)
     for i, wanted in enumerate((dx, dt)):
@@ -242,7 +243,7 @@ def test_kl_div_of_zero_probability(isa):
 
 
 @pytest.mark.parametrize(("name", "options", "kind"), LOSSES, ids=IDS)
-def test_empty(name, options, kind):
+def test_empty(isa, name, options, kind):
     empty = np.zeros((0, 3), np.float32)
     assert np.isnan(getattr(F, name)(empty, empty, **options))
     assert getattr(F, name)(empty, empty, reduction="sum", **options) == 0
@@ -260,7 +261,7 @@ def test_same_bits_for_any_number_of_threads(isa, rng, name):
     assert len(results) == 1
 
 
-def test_sum_of_many(rng):
+def test_sum_of_many(isa, rng):
     x = rng.random(1_000_000).astype(np.float32)
     expected = np.sum(x.astype(np.float64))
     assert F.l1_loss(x, np.zeros_like(x), reduction="sum") == pytest.approx(expected, rel=2e-7)
@@ -292,7 +293,7 @@ def test_changed_target_is_noticed(rng):
         _C.backward(out, fastnn.tensor(np.float32(1)))
 
 
-def test_errors(rng):
+def test_errors(isa, rng):
     x = rng.random((3, 4)).astype(np.float32)
     leaf = fastnn.tensor(x, requires_grad=True)
     weight = fastnn.tensor(x, requires_grad=True)

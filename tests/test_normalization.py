@@ -8,6 +8,7 @@ import pytest
 from fastnn import _C, reference
 from guarded import guarded, poison
 
+ON_CUDA = True
 BF16 = np.dtype(ml_dtypes.bfloat16)
 F32 = np.dtype(np.float32)
 TOLERANCE = {F32: 1e-5, np.dtype(np.float64): 1e-12, BF16: 1e-2, np.dtype(np.float16): 2e-3}
@@ -105,30 +106,24 @@ def torch_result(call, gradient):
 
 
 def check(rng, call, gradient=None):
-    """On every ISA: forward, recorded or not, and gradients, against float64 torch, and that against the reference."""
+    """Forward, recorded or not, and gradients, against float64 torch, and that against the reference."""
     x = call.arrays[0]
     dtype = x.dtype
     if gradient is None:
         gradient = rng.standard_normal(x.shape).astype(dtype)
     want, want_gradients = torch_result(call, gradient)
     close(call(reference, *call.arrays), want, np.float64)
-    before = _C.get_isa()
-    for isa in _C.available_isas():
-        _C.set_isa(isa)
-        try:
-            poison(x.shape, dtype=dtype)
-            plain = call(F, *call.arrays)
-            assert isinstance(plain, np.ndarray) and plain.dtype == dtype and plain.shape == x.shape
-            close(plain, want, dtype)
-            leaves = [leaf(a) for a in call.arrays]
-            y = call(F, *leaves)
-            np.testing.assert_array_equal(y.numpy(), plain)
-            y.backward(fastnn.from_numpy(gradient))
-            for t, a, g in zip(leaves, call.arrays, want_gradients, strict=True):
-                assert t.grad.dtype == a.dtype and t.grad.shape == a.shape
-                close(t.grad.numpy(), g, dtype, factor=2)
-        finally:
-            _C.set_isa(before)
+    poison(x.shape, dtype=dtype)
+    plain = call(F, *call.arrays)
+    assert isinstance(plain, np.ndarray) and plain.dtype == dtype and plain.shape == x.shape
+    close(plain, want, dtype)
+    leaves = [leaf(a) for a in call.arrays]
+    y = call(F, *leaves)
+    np.testing.assert_array_equal(y.numpy(), plain)
+    y.backward(fastnn.from_numpy(gradient))
+    for t, a, g in zip(leaves, call.arrays, want_gradients, strict=True):
+        assert t.grad.dtype == a.dtype and t.grad.shape == a.shape
+        close(t.grad.numpy(), g, dtype, factor=2)
 
 
 def channels_last(x):
@@ -141,7 +136,7 @@ def channels_last(x):
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "strided"])
-def test_all_ops(rng, dtype, layout):
+def test_all_ops(isa, rng, dtype, layout):
     shapes = ((3, 12, 5, 7), (2, 6, 3), (4, 20), (2, 3, 2, 3, 5))
     for shape in shapes if dtype == F32 else shapes[:2]:
         x = rng.standard_normal(shape).astype(dtype)
@@ -154,14 +149,14 @@ def test_all_ops(rng, dtype, layout):
 
 
 @pytest.mark.parametrize("dtype", [BF16, np.dtype(np.float16)], ids=str)
-def test_float32_parameters_beside_16_bit_inputs(rng, dtype):
+def test_float32_parameters_beside_16_bit_inputs(isa, rng, dtype):
     for x in (rng.standard_normal((3, 6, 5, 7)), channels_last(rng.standard_normal((3, 6, 5, 7)))):
         for call in calls(rng, x.astype(dtype), dtype, F32):
             check(rng, call)
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_sizes(rng, n):
+def test_sizes(isa, rng, n):
     for shape in ((2, 2, n), (3, n, 2), (n, 4)):
         x = rng.standard_normal(shape).astype(F32)
         for y in (x, channels_last(x)) if x.ndim > 2 else (x,):
@@ -169,7 +164,7 @@ def test_sizes(rng, n):
                 check(rng, call)
 
 
-def test_large_parts(rng):
+def test_large_parts(isa, rng):
     """More elements than one task, block or tile has."""
     for shape in ((1, 3, 40001), (70, 2, 30, 31), (3000, 40), (20, 5000)):
         x = (rng.standard_normal(shape) * 2 + 0.5).astype(F32)
@@ -193,7 +188,7 @@ def test_gradient_by_finite_differences(rng):
             np.testing.assert_allclose(t.grad.numpy(), want, rtol=1e-6, atol=1e-7)
 
 
-def test_gradients_only_where_asked(rng):
+def test_gradients_only_where_asked(isa, rng):
     x = rng.standard_normal((2, 4, 3)).astype(F32)
     w, b = np.ones(4, F32), np.zeros(4, F32)
     for op, kwargs in (
@@ -217,7 +212,7 @@ def test_gradients_only_where_asked(rng):
                     assert some[i].grad is None
 
 
-def test_gradient_of_any_strides(rng):
+def test_gradient_of_any_strides(isa, rng):
     for x in (rng.standard_normal((2, 4, 3, 5)), channels_last(rng.standard_normal((2, 4, 3, 5)))):
         for call in calls(rng, x.astype(F32), F32):
             for g in (np.broadcast_to(np.float32(2), x.shape), rng.standard_normal(x.shape[::-1]).astype(F32).T):
@@ -393,7 +388,7 @@ def test_running_statistics(isa, rng, op, dtype):
     np.testing.assert_allclose(reference_stats[1], theirs[1].numpy(), rtol=1e-12)
 
 
-def test_running_statistics_in_other_memory(rng):
+def test_running_statistics_in_other_memory(isa, rng):
     x = rng.standard_normal((4, 3, 5)).astype(F32)
     plain = np.zeros(3, F32), np.ones(3, F32)
     F.batch_norm(x, *plain, training=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fastnn import _C, reference
 
+ON_CUDA = True
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {np.dtype(np.float32): 2e-6, BF16: 1e-2, np.dtype(np.float16): 2e-3, np.dtype(np.float64): 1e-13}
 OPS = ["softmax", "log_softmax"]

@@ -5,4 +5,5 @@
 #define FASTNN_ISA_ID 5
 #include "../simd/activation.h"
 #include "../simd/arithmetic.h"
+#include "../simd/loss.h"
 #include "../simd/optimizer.h"

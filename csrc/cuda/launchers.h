@@ -39,6 +39,60 @@ struct OptimizerTensor {
 
 constexpr int64_t kPowerPiece = 8192;
 
+constexpr int kPartials = 2048;  // blocks that leave partial sums, at most: scratch memory of that many doubles
+
+// Where the labels of nll_loss find their log-probabilities: `rows` are all axes but that of the classes.
+struct NllRows {
+  const int64_t* labels;
+  Loop<1> rows;
+  int64_t class_stride, ignore_index;
+};
+
+// Rows of partial sums of the gradients of parameters that normalization of rows of n elements leaves, at most.
+constexpr int64_t norm_parts(int64_t n) { return n <= 512 ? 2048 : 256; }
+
+// Dense data (n, c, s), or `inner`, (n, s, c), that is normalized by statistics of its units: channels, where `batch`,
+// or channels of images, `width` neighbouring ones together. A unit is summed in `parts` parts of `part` elements.
+struct ChannelShape {
+  int64_t n, c, s;
+  bool inner, batch;
+  int64_t width, parts, part;
+
+#if defined(__CUDACC__)
+  __host__ __device__
+#endif
+      int64_t units() const {
+    return batch ? c : n * c;
+  }
+#if defined(__CUDACC__)
+  __host__ __device__
+#endif
+      int64_t elements() const {
+    return batch ? n * s : s;
+  }  // of a unit
+};
+
+constexpr int kHeadSize = 256;  // attention: depth and width, at most
+
+// Rows of heads; elements of a row are neighbours, strides are in elements. data null: not there, or not wanted.
+struct HeadMatrix {
+  void* data;
+  int64_t batch, head, row;
+};
+// Attention of (batches, heads, queries, depth) over keys with heads / group heads, as ops/attention.h has it.
+struct AttentionCall {
+  int64_t batches, heads, group, queries, keys;
+  int depth, width;
+  HeadMatrix query, key, value;
+  HeadMatrix mask;  // (batches, heads, queries, keys), of mask_dtype, mask_col elements from key to key
+  int64_t mask_col;
+  DType mask_dtype;
+  bool causal;
+  double scale;
+};
+
+constexpr int kSortTile = 1024;  // indices that embedding_backward sorts together
+
 // Every launcher returns 0 or an error for error_string(). None waits for the GPU unless it says so.
 #define LAUNCHER(name, args) Status name args;
 #include "launchers.inc"

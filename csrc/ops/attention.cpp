@@ -114,8 +114,16 @@ std::tuple<Array, Array> attention(const Array& query, const Array& key, const A
   Dims shape = query.shape, rows = query.shape;
   shape[shape.n - 1] = p.width;
   rows.n -= 1;
-  Array y = rows_like(query, shape, p.dtype), log_sum = Array::empty(rows, p.compute);
+  Array y = rows_like(query, shape, p.dtype), log_sum = Array::empty(rows, p.compute, query.device());
   if (p.heads * p.queries == 0) return {in_layout_of(query, y), std::move(log_sum)};
+  if (query.on_cuda()) {
+    const char* op = "scaled_dot_product_attention";
+    const gpu::AttentionCall call = call_of(op, p);
+    if (y.ndim() > 4) y = Array::empty(shape, p.dtype, query.device());
+    cuda::check(op, cuda::launchers().attention_forward(call, p.dtype, head_matrix(four_axes(y, false)), log_sum.data,
+                                                        cuda::stream(query.device())));
+    return {in_layout_of(query, y), std::move(log_sum)};
+  }
   FlushSubnormals flush;
   Tiles tiles(p);
   // Queries are dealt evenly to blocks, whose number depends on the shape alone.

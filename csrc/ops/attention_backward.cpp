@@ -213,6 +213,30 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>, std
     rounded(std::get<3>(out), p.compute);
     return out;
   }
+  if (query.on_cuda()) {
+    const gpu::AttentionCall call = call_of(op, p);
+    const Device device = query.device();
+    auto wanted = [&](bool needed, const Array& like) {
+      if (!needed) return std::optional<Array>();
+      return std::optional(like.ndim() > 4 ? Array::empty(like.shape, p.dtype, device)
+                                           : rows_like(like, like.shape, p.dtype));
+    };
+    auto matrix = [](const std::optional<Array>& a) {
+      return a ? head_matrix(four_axes(*a, false)) : gpu::HeadMatrix{};
+    };
+    std::optional<Array> dq = wanted(need_query, query), dk = wanted(need_key_value, key),
+                         dv = wanted(need_key_value, value), dm;
+    if (need_mask) dm = is_causal ? Array::zeros(full, p.compute, device) : Array::empty(full, p.compute, device);
+    Array g = four_axes(grad, true), y = four_axes(output, true), sums = log_sum.contiguous();
+    Array delta = Array::empty(rows, p.compute, device);
+    cuda::check(op, cuda::launchers().attention_backward(call, p.dtype, head_matrix(g), head_matrix(y), sums.data,
+                                                         delta.data, matrix(dq), matrix(dk), matrix(dv),
+                                                         dm ? dm->data : nullptr, cuda::stream(device)));
+    if (dq) dq = in_layout_of(query, *dq);
+    if (dk) dk = in_layout_of(key, *dk);
+    if (dv) dv = in_layout_of(value, *dv);
+    return {std::move(dq), std::move(dk), std::move(dv), std::move(dm)};
+  }
   FlushSubnormals flush;
   // Their last axes become contiguous, for the dot products.
   auto last_contiguous = [](const Array& a) { return a.stride(a.ndim() - 1) == 1 ? a : a.contiguous(); };

@@ -101,6 +101,50 @@ void AttentionProblem::bias(int64_t h, int64_t i, int64_t j, int64_t rows, int64
   });
 }
 
+Array four_axes(const Array& a, bool rows) {
+  const int rank = a.ndim();
+  Array in = (rows && a.size(rank - 1) > 1 && a.stride(rank - 1) != 1) || rank > 4 ? a.contiguous() : a;
+  Dims shape, strides;
+  for (int i = rank; i < 4; ++i) shape.push_back(1), strides.push_back(0);
+  int64_t before = 1;
+  for (int i = 0; i < rank - 3; ++i) before *= in.size(i);
+  if (rank >= 4) shape.push_back(before), strides.push_back(in.stride(rank - 4));
+  for (int i = std::max(0, rank - 3); i < rank; ++i) shape.push_back(in.size(i)), strides.push_back(in.stride(i));
+  return in.view(shape, strides);
+}
+
+gpu::HeadMatrix head_matrix(const Array& four) { return {four.data, four.stride(0), four.stride(1), four.stride(2)}; }
+
+gpu::AttentionCall call_of(const char* op, AttentionProblem& p) {
+  require<NotImplementedError>(!p.drop, op, ": dropout_p is not 0; expected 0 on a GPU");
+  require<NotImplementedError>(p.depth <= gpu::kHeadSize && p.width <= gpu::kHeadSize, op, ": query has shape ",
+                               p.query.shape, " and value ", p.value.shape, "; expected heads of at most ",
+                               gpu::kHeadSize, " elements on a GPU");
+  p.query = four_axes(p.query, true);
+  p.key = four_axes(p.key, true);
+  p.value = four_axes(p.value, true);
+  gpu::AttentionCall c{};
+  c.batches = p.query.size(0);
+  c.heads = p.query.size(1);
+  c.group = p.group;
+  c.queries = p.queries;
+  c.keys = p.keys;
+  c.depth = int(p.depth);
+  c.width = int(p.width);
+  c.query = head_matrix(p.query);
+  c.key = head_matrix(p.key);
+  c.value = head_matrix(p.value);
+  if (p.mask) {
+    p.mask = four_axes(*p.mask, false);
+    c.mask = head_matrix(*p.mask);
+    c.mask_col = p.mask->stride(3);
+    c.mask_dtype = p.mask->dtype;
+  }
+  c.causal = p.causal;
+  c.scale = p.scale;
+  return c;
+}
+
 // The word of query i and key j of head h has the index (h L + i) W + j in the stream of (seed, offset), with W the
 // number of keys, rounded up to whole groups.
 void DropoutBlock::draw(int64_t h, int64_t i, int64_t queries, int64_t j, int64_t keys) {
@@ -197,7 +241,7 @@ std::optional<Array> widened(const std::optional<Array>& a) { return a ? std::op
 
 Array rows_like(const Array& like, const Dims& shape, DType dtype) {
   bool same = shape == like.shape && (like.stride(like.ndim() - 1) == 1 || shape.back() <= 1);
-  return same ? Array::empty_like(like, dtype) : Array::empty(shape, dtype);
+  return same ? Array::empty_like(like, dtype) : Array::empty(shape, dtype, like.device());
 }
 
 Array in_layout_of(const Array& like, const Array& a) {

@@ -48,6 +48,15 @@ struct AttentionProblem {
   void bias(int64_t h, int64_t i, int64_t j, int64_t rows, int64_t cols, bool by_keys, char* to, int64_t step) const;
 };
 
+// ---- on a GPU: (batches, heads, rows, columns) ------------------------------------------------------------------
+
+// The last three axes and what is before them as one; contiguous rows, where `rows`. A copy where strides do not allow
+// it.
+Array four_axes(const Array& a, bool rows);
+gpu::HeadMatrix head_matrix(const Array& four);
+// Throws NotImplementedError for what the launchers cannot do. The arrays of the call are those of `p`.
+gpu::AttentionCall call_of(const char* op, AttentionProblem& p);
+
 // Which of the keys [first_key, ...) the dropout of queries [i, i + queries) keeps.
 class DropoutBlock {
  public:

@@ -7,8 +7,9 @@ namespace fastnn::ops {
 
 struct CrossEntropyTarget {
   Reduction reduction;
-  double divisor = 1;            // of the sum of the losses
-  Array values, weight;          // labels or rows of probabilities; weights of the classes
+  double divisor = 1;    // of the sum of the losses
+  Array summary;         // on a GPU: holds the sum of the weights, which is the divisor of labels, see label_summary
+  Array values, weight;  // labels or rows of probabilities; weights of the classes
   CrossEntropyRows arguments{};  // all but x, dx, dt and losses
 };
 

@@ -8,6 +8,7 @@
 #include "../dispatch.h"
 #include "../parallel.h"
 #include "elementwise.h"
+#include "loss_common.h"
 
 namespace fastnn::ops {
 namespace {
@@ -23,8 +24,18 @@ Array checked_indices(const char* op, const Array& input, int64_t rows) {
   require<NotImplementedError>(input.dtype == DType::i64 || input.dtype == DType::i32, op, ": input has dtype ",
                                name(input.dtype), "; expected int64 or int32");
   Array indices = input.dtype == DType::i64 ? input.contiguous() : fastnn::astype(input, DType::i64).contiguous();
-  const int64_t* at = indices.as<int64_t>();
-  for (int64_t i = 0, n = indices.numel(); i < n; ++i)
+  Array host = indices;
+  if (input.on_cuda() && indices.numel()) {
+    Array summary = Array::empty({2}, DType::f64, input.device()), partial = partial_sums(input.device(), 2);
+    // Nothing is ignored: with rows, 0 is a valid index.
+    cuda::check(
+        op, cuda::launchers().label_summary(DType::f32, indices.as<int64_t>(), nullptr, indices.numel(), rows, 0,
+                                            partial.as<double>(), summary.as<double>(), cuda::stream(input.device())));
+    if (rows && *fastnn::to_device(summary, Device()).as<double>() == 0) return indices;
+    host = fastnn::to_device(indices, Device());
+  }
+  const int64_t* at = host.as<int64_t>();
+  for (int64_t i = 0, n = host.numel(); i < n; ++i)
     require<IndexError>(at[i] >= 0 && at[i] < rows, op, ": input holds the index ", at[i], " but weight has ", rows,
                         " rows; expected 0 to ", rows - 1);
   return indices;
@@ -67,9 +78,14 @@ Array embedding(const Array& weight, const Array& input) {
   Array table = weight.size(1) > 1 && weight.stride(1) != 1 ? weight.contiguous() : weight;
   Dims shape = input.shape;
   shape.push_back(weight.size(1));
-  Array y = Array::empty(shape, weight.dtype);
+  Array y = Array::empty(shape, weight.dtype, weight.device());
   const int64_t item = int64_t(size_of(weight.dtype)), bytes = weight.size(1) * item, step = table.stride(0) * item;
   if (bytes == 0) return y;
+  if (weight.on_cuda()) {
+    cuda::check("embedding", cuda::launchers().embedding(table.data, step, indices.as<int64_t>(), indices.numel(),
+                                                         bytes, item, y.data, cuda::stream(weight.device())));
+    return y;
+  }
   const int64_t* at = indices.as<int64_t>();
   parallel_for(indices.numel(), std::max<int64_t>(1, kGrain / bytes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) std::memcpy(y.data + i * bytes, table.data + at[i] * step, size_t(bytes));
@@ -88,8 +104,19 @@ Array embedding_backward(const Array& grad, const Array& input, const Dims& weig
   require<ValueError>(grad.shape == expected, "embedding_backward: grad has shape ", grad.shape, "; expected ",
                       expected);
   Array indices = checked_indices("embedding_backward", input, rows), g = grad.contiguous();
-  Array dw = Array::empty(weight_shape, grad.dtype);
+  Array dw = Array::empty(weight_shape, grad.dtype, grad.device());
   if (dw.numel() == 0) return dw;
+  if (grad.on_cuda()) {
+    const int64_t n = indices.numel(), tiles = (n + gpu::kSortTile - 1) / gpu::kSortTile;
+    Array sorted = Array::empty({4 * n}, DType::i64, grad.device()),
+          bounds = Array::empty({2 * rows}, DType::i64, grad.device());
+    Array counts = Array::empty({256 * tiles}, DType::i32, grad.device());
+    cuda::check("embedding_backward", cuda::launchers().embedding_backward(
+                                          grad.dtype, g.data, width, indices.as<int64_t>(), n, rows, padding_idx,
+                                          scale_grad_by_freq, sorted.as<int64_t>(), counts.as<int>(),
+                                          bounds.as<int64_t>(), dw.data, cuda::stream(grad.device())));
+    return dw;
+  }
   Buckets buckets(indices.as<int64_t>(), indices.numel(), rows);
   const int64_t bytes = width * int64_t(size_of(grad.dtype));
   auto kernel = kernels().embedding.sum_of_rows[grad.dtype];

@@ -15,9 +15,10 @@ struct Loss {
   PointwiseLoss f;
   std::string_view name;
   Reduction reduction;
-  Dims shape;        // of the losses
-  Array x, t, w, p;  // of that shape, dense, in one layout; w and p empty where they are not given
-  double divisor;    // of the sum of the losses
+  Dims shape;            // of the losses
+  Array x, t, w, p;      // of that shape, dense, in one layout; w and p empty where they are not given
+  double divisor;        // of the sum of the losses
+  Array divisor_on_gpu;  // instead of it, where that is not known here
   PointwiseOperands operands;
 };
 
@@ -52,14 +53,27 @@ Array matched_weight(const Loss& l, const char* argument, const Array& w, bool b
   return matched(w, l.x);
 }
 
+// One number in the memory of that GPU: the sum of `a`, or how many elements are outside of [0, 1].
+Array sum_on_gpu(const Array& a, bool outside) {
+  Array dense = a.dense(), total = Array::empty({}, DType::f64, a.device()), partial = partial_sums(a.device());
+  cuda::check("loss", cuda::launchers().loss_sum(a.dtype, dense.data, a.numel(), outside, partial.as<double>(),
+                                                 total.as<double>(), cuda::stream(a.device())));
+  return total;
+}
+
 void require_probabilities(const Loss& l) {
+  constexpr const char* kOutside = ": input has values outside of [0, 1]; expected probabilities, as from sigmoid";
+  if (l.x.on_cuda()) {
+    require<ValueError>(*to_device(sum_on_gpu(l.x, true), Device()).as<double>() == 0, l.name, kOutside);
+    return;
+  }
   auto kernel = kernels().loss.all_probabilities[l.x.dtype];
   size_t item = size_of(l.x.dtype);
   std::atomic<bool> ok{true};
   parallel_for(l.x.numel(), 4 * kBlock, [&](int64_t begin, int64_t end) {
     if (!kernel(l.x.data + size_t(begin) * item, end - begin)) ok = false;
   });
-  require<ValueError>(ok, l.name, ": input has values outside of [0, 1]; expected probabilities, as from sigmoid");
+  require<ValueError>(ok, l.name, kOutside);
 }
 
 Loss prepare(std::string_view name, const Array& x, const Array& t, const std::optional<Array>& w,
@@ -84,7 +98,10 @@ Loss prepare(std::string_view name, const Array& x, const Array& t, const std::o
   if (l.reduction == Reduction::mean) {
     // As in torch: the weights of mse_loss and l1_loss make a weighted mean, others do not.
     bool weighted = w && (l.f == PointwiseLoss::mse || l.f == PointwiseLoss::l1);
-    l.divisor = weighted ? sum_of(*w) : double(l.x.numel());
+    if (weighted && x.on_cuda())
+      l.divisor_on_gpu = sum_on_gpu(*w, false);
+    else
+      l.divisor = weighted ? sum_of(*w) : double(l.x.numel());
   } else if (l.reduction == Reduction::batchmean) {
     l.divisor = x.ndim() ? double(x.size(0)) : 1;
   }
@@ -98,6 +115,15 @@ Array pointwise_loss(std::string_view name, const Array& x, const Array& t, cons
                      const std::optional<Array>& p, std::string_view reduction, double a) {
   Loss l = prepare(name, x, t, w, p, reduction, a);
   if (l.f == PointwiseLoss::bce) require_probabilities(l);
+  if (x.on_cuda()) {
+    const bool each = l.reduction == Reduction::none;
+    Array y = each ? Array::empty_like(l.x) : Array(), total = each ? Array() : Array::empty({}, x.dtype, x.device());
+    Array partial = each ? Array() : partial_sums(x.device());
+    cuda::check("pointwise_loss", cuda::launchers().pointwise_loss(
+                                      l.f, l.operands, x.dtype, y.data, l.x.numel(), numbers(l.divisor_on_gpu),
+                                      l.divisor, numbers(partial), total.data, cuda::stream(x.device())));
+    return each ? y : total;
+  }
   auto kernel = kernels().loss.pointwise_loss[x.dtype];
   if (l.reduction == Reduction::none) {
     Array y = Array::empty_like(l.x);
@@ -116,10 +142,19 @@ std::tuple<std::optional<Array>, std::optional<Array>> pointwise_loss_backward(
   bool each = l.reduction == Reduction::none;
   require_gradient(name, grad, each ? l.shape : Dims(), x.dtype);
   Array g = each ? grad.with_layout_of(l.x) : grad;
-  double scale = each ? 1.0 : first_value(grad) / l.divisor;
   std::optional<Array> dx, dt;
   if (needs_input) dx = Array::empty_like(l.x);
   if (needs_target) dt = Array::empty_like(l.x);
+  if (x.on_cuda()) {
+    cuda::check("pointwise_loss_backward",
+                cuda::launchers().pointwise_loss_backward(
+                    l.f, l.operands, x.dtype, g.data, each, numbers(l.divisor_on_gpu), l.divisor,
+                    dx ? dx->data : nullptr, dt ? dt->data : nullptr, l.x.numel(), cuda::stream(x.device())));
+    if (dx) dx = sum_to(*dx, x.shape);
+    if (dt) dt = sum_to(*dt, t.shape);
+    return {dx, dt};
+  }
+  double scale = each ? 1.0 : first_value(grad) / l.divisor;
   auto kernel = kernels().loss.pointwise_loss_backward[x.dtype];
   parallel_for(l.x.numel(), kBlock, [&](int64_t begin, int64_t end) {
     kernel(l.f, l.operands, each ? g.data : nullptr, scale, dx ? dx->data : nullptr, dt ? dt->data : nullptr, begin,

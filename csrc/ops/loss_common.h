@@ -59,6 +59,14 @@ inline double first_value(const Array& a) {
   return visit_float(a.dtype, [&]<class T>(T*) { return convert<double>(*a.as<T>()); });
 }
 
+// ---- on a GPU ---------------------------------------------------------------------------------------------------
+
+// Scratch memory for partial sums of a launcher.
+inline Array partial_sums(Device device, int64_t times = 1) {
+  return Array::empty({times * gpu::kPartials}, DType::f64, device);
+}
+inline double* numbers(const Array& a) { return a.storage ? a.as<double>() : nullptr; }
+
 inline double sum_of(const Array& a) {
   Array c = a.contiguous();
   return visit_float(c.dtype, [&]<class T>(T*) {

@@ -77,10 +77,17 @@ Normalized forward(const char* op, bool centered, const Array& x, const Dims& sh
   check_normalization(op, x, eps);
   auto [rows, n] = rows_of(op, x, shape);
   MaybeArray w = parameter(op, "weight", weight, shape, x.dtype), b = parameter(op, "bias", bias, shape, x.dtype);
-  Array in = x.contiguous(), y = Array::empty(x.shape, x.dtype);
+  Array in = x.contiguous(), y = Array::empty(x.shape, x.dtype, x.device());
   const int64_t statistics = x.numel() ? rows : 0;
-  Array mean = Array::empty({centered ? statistics : 0}, DType::f64), rstd = Array::empty({statistics}, DType::f64);
+  Array mean = Array::empty({centered ? statistics : 0}, DType::f64, x.device());
+  Array rstd = Array::empty({statistics}, DType::f64, x.device());
   if (statistics == 0) return {y, mean, rstd};
+  if (x.on_cuda()) {
+    cuda::check(
+        op, cuda::launchers().normalize_rows(centered, x.dtype, in.data, y.data, rows, n, pointer(w), pointer(b), eps,
+                                             mean.as<double>(), rstd.as<double>(), cuda::stream(x.device())));
+    return {y, mean, rstd};
+  }
   auto kernel = kernels().normalization.normalize_rows[x.dtype];
   parallel_for(rows, std::max<int64_t>(1, kGrain / n), [&, n = n](int64_t begin, int64_t end) {
     kernel(centered, at(in, begin * n), at(y, begin * n), end - begin, n, pointer(w), pointer(b), eps,
@@ -111,13 +118,24 @@ NormGradients backward(const char* op, bool centered, const Array& dy, const Arr
   MaybeArray w = parameter(op, "weight", weight, shape, x.dtype), dx, dw, db;
   if (centered) check_statistic(op, "mean", *mean, x.numel() ? rows : 0);
   check_statistic(op, "rstd", rstd, x.numel() ? rows : 0);
-  if (need_input) dx = Array::empty(x.shape, x.dtype);
+  if (need_input) dx = Array::empty(x.shape, x.dtype, x.device());
   if (x.numel() == 0) {
-    if (need_weight) dw = Array::zeros(shape, parameters);
-    if (need_bias) db = Array::zeros(shape, parameters);
+    if (need_weight) dw = Array::zeros(shape, parameters, x.device());
+    if (need_bias) db = Array::zeros(shape, parameters, x.device());
     return {dx, dw, db};
   }
   Array in = x.contiguous(), g = dy.contiguous();
+  if (x.on_cuda()) {
+    if (need_weight) dw = Array::empty(shape, parameters, x.device());
+    if (need_bias) db = Array::empty(shape, parameters, x.device());
+    const int64_t wanted = int64_t(need_weight) + int64_t(need_bias);
+    Array partial = Array::empty({wanted * gpu::norm_parts(n), n}, compute_dtype(x.dtype), x.device());
+    cuda::check(op, cuda::launchers().normalize_rows_backward(centered, x.dtype, in.data, g.data, pointer(dx), rows, n,
+                                                              pointer(w), centered ? mean->as<double>() : nullptr,
+                                                              rstd.as<double>(), partial.data, parameters, pointer(dw),
+                                                              pointer(db), cuda::stream(x.device())));
+    return {dx, dw, db};
+  }
   auto elements = kernels().normalization.normalize_rows_backward[x.dtype];
   auto sums = kernels().normalization.normalize_rows_sums[x.dtype];
   auto means = [&](int64_t row) { return centered ? mean->as<double>() + row : nullptr; };

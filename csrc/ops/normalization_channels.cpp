@@ -50,6 +50,10 @@ Channels channels_of(Array& x) {
 // The gradient of few elements is a small difference of large terms: there float32 is computed in float64.
 bool in_float64(const Array& x, int64_t count) { return x.dtype == DType::f32 && x.numel() > 0 && count < 8; }
 
+Normalized no_statistics(const Array& x) {
+  return {Array::empty_like(x), Array::empty({0}, DType::f64, x.device()), Array::empty({0}, DType::f64, x.device())};
+}
+
 template <class Backward>
 NormGradients widened(const Array& grad, const Array& x, const MaybeArray& weight, Backward&& backward) {
   MaybeArray w = weight ? MaybeArray(astype(*weight, DType::f64)) : std::nullopt;
@@ -354,9 +358,73 @@ MaybeArray rounded(bool wanted, const Array& a, DType t) {
 NormGradients no_elements(const Array& x, DType t, bool need_input, bool need_weight, bool need_bias) {
   NormGradients out;
   if (need_input) std::get<0>(out) = Array::empty_like(x);
-  if (need_weight) std::get<1>(out) = Array::zeros({x.size(1)}, t);
-  if (need_bias) std::get<2>(out) = Array::zeros({x.size(1)}, t);
+  if (need_weight) std::get<1>(out) = Array::zeros({x.size(1)}, t, x.device());
+  if (need_bias) std::get<2>(out) = Array::zeros({x.size(1)}, t, x.device());
   return out;
+}
+
+// ---- on a GPU ---------------------------------------------------------------------------------------------------
+
+gpu::ChannelShape shape_on_gpu(const Channels& k, bool batch, int64_t width) {
+  gpu::ChannelShape g{k.n, k.c, k.s, k.inner, batch, width, 1, 0};
+  // Parts that a block reads twice from its caches, in whole accesses, but no more than 64 of them.
+  const int64_t most = k.inner ? 512 : 8192, count = g.elements();
+  g.part = std::max(most, (count + 63) / 64 + 15) / 16 * 16;
+  g.parts = (count + g.part - 1) / g.part;
+  return g;
+}
+
+void* pointer(const MaybeArray& a) { return a ? a->data : nullptr; }
+Array doubles(int64_t n, const Array& x) { return Array::empty({n}, DType::f64, x.device()); }
+
+Statistics moments_on_gpu(const char* op, const Array& x, const Channels& k, bool batch, int64_t width) {
+  const gpu::ChannelShape g = shape_on_gpu(k, batch, width);
+  Statistics s{doubles(g.units() / width, x), doubles(g.units() / width, x)};
+  Array partial = doubles(2 * g.parts * g.units(), x);
+  cuda::check(op, cuda::launchers().channel_moments(g, x.dtype, x.data, partial.as<double>(), s.mean.as<double>(),
+                                                    s.variance.as<double>(), cuda::stream(x.device())));
+  return s;
+}
+
+void update_running_on_gpu(const char* op, const MaybeArray& mean, const MaybeArray& var, const Statistics& s,
+                           int64_t images, double count, double momentum) {
+  if (!mean) return;
+  auto update = [&](const Array& running, const Array& units, double factor) {
+    cuda::check(op, cuda::launchers().channel_running(units.as<double>(), images, running.size(0), momentum, factor,
+                                                      running.dtype, running.data, running.stride(0),
+                                                      cuda::stream(running.device())));
+    running.bump_version();
+  };
+  update(*mean, s.mean, 1);
+  update(*var, s.variance, count / (count - 1));
+}
+
+Normalized normalize_on_gpu(const char* op, const Array& x, const Channels& k, bool batch, int64_t width,
+                            const Statistics& s, double eps, const MaybeArray& w, const MaybeArray& b) {
+  const gpu::ChannelShape g = shape_on_gpu(k, batch, width);
+  Array y = Array::empty_like(x), rstd = doubles(g.units() / width, x);
+  Array table = Array::empty({4 * g.units()}, compute_dtype(x.dtype), x.device());
+  cuda::check(op, cuda::launchers().channel_normalize(g, x.dtype, x.data, y.data, s.mean.as<double>(),
+                                                      s.variance.as<double>(), eps, pointer(w), pointer(b),
+                                                      rstd.as<double>(), table.data, cuda::stream(x.device())));
+  return {y, s.mean, rstd};
+}
+
+NormGradients backward_on_gpu(const char* op, const Array& x, const Array& dy, const Channels& k, bool batch,
+                              int64_t width, bool training, const MaybeArray& w, const Array& mean, const Array& rstd,
+                              DType parameters, bool need_input, bool need_weight, bool need_bias) {
+  const gpu::ChannelShape g = shape_on_gpu(k, batch, width);
+  MaybeArray dx, dw, db;
+  if (need_input) dx = Array::empty_like(x);
+  if (need_weight) dw = Array::empty({k.c}, parameters, x.device());
+  if (need_bias) db = Array::empty({k.c}, parameters, x.device());
+  Array partial = doubles(2 * (g.parts + 1) * g.units(), x);
+  Array table = Array::empty({4 * g.units()}, compute_dtype(x.dtype), x.device());
+  cuda::check(op, cuda::launchers().channel_normalize_backward(g, training, x.dtype, x.data, dy.data, pointer(dx),
+                                                               pointer(w), mean.as<double>(), rstd.as<double>(),
+                                                               partial.as<double>(), table.data, parameters,
+                                                               pointer(dw), pointer(db), cuda::stream(x.device())));
+  return {dx, dw, db};
 }
 
 Normalized group_forward(const char* op, const Array& input, int64_t groups, const MaybeArray& weight,
@@ -367,7 +435,13 @@ Normalized group_forward(const char* op, const Array& input, int64_t groups, con
   MaybeArray w = parameter(op, "weight", weight, {k.c}, x.dtype), b = parameter(op, "bias", bias, {k.c}, x.dtype);
   if (x.numel() == 0) return {Array::empty_like(x), Array::empty({0}, DType::f64), Array::empty({0}, DType::f64)};
   const int64_t width = k.c / groups;
-  Statistics s = moments(in_float64(x, width * k.s) ? astype(x, DType::f64) : x, k, false, width);
+  Array exact = in_float64(x, width * k.s) ? astype(x, DType::f64) : x;
+  if (x.on_cuda()) {
+    Statistics s = moments_on_gpu(op, exact, k, false, width);
+    update_running_on_gpu(op, running_mean, running_var, s, k.n, double(k.s), momentum);
+    return normalize_on_gpu(op, x, k, false, width, s, eps, w, b);
+  }
+  Statistics s = moments(exact, k, false, width);
   Array rstd = inverse_root(s.variance, eps);
   update_running(running_mean, running_var, s, k.n, double(k.s), momentum);
   return {apply(x, k, k.planes(), s.mean, rstd, w, b, [&](int64_t i) { return i / width; }), s.mean, rstd};
@@ -399,8 +473,14 @@ Normalized batch_norm_statistics(const Array& input, const MaybeArray& weight, c
   const int64_t count = x.numel() / channels;
   require<ValueError>(!training || count > 1, op,
                       ": Expected more than 1 value per channel when training, got input size ", x.shape);
-  Statistics s = training ? moments(in_float64(x, count) ? astype(x, DType::f64) : x, k, true, 1)
-                          : Statistics{to_double(*running_mean), to_double(*running_var)};
+  Array exact = training && in_float64(x, count) ? astype(x, DType::f64) : x;
+  if (x.on_cuda()) {
+    Statistics s = training ? moments_on_gpu(op, exact, k, true, 1)
+                            : Statistics{to_double(*running_mean), to_double(*running_var)};
+    if (training) update_running_on_gpu(op, running_mean, running_var, s, 1, double(count), momentum);
+    return normalize_on_gpu(op, x, k, true, 1, s, eps, w, b);
+  }
+  Statistics s = training ? moments(exact, k, true, 1) : Statistics{to_double(*running_mean), to_double(*running_var)};
   Array rstd = inverse_root(s.variance, eps);
   if (training) update_running(running_mean, running_var, s, 1, double(count), momentum);
   return {apply(x, k, channels, s.mean, rstd, w, b, [](int64_t i) { return i; }), s.mean, rstd};
@@ -430,6 +510,9 @@ NormGradients batch_norm_backward(const Array& grad, const Array& input, const M
     });
   Channels k = merged(channels_of(x));
   Array dy = grad.with_layout_of(x);
+  if (x.on_cuda())
+    return backward_on_gpu(op, x, dy, k, true, 1, training, w, mean, rstd, parameters, need_input, need_weight,
+                           need_bias);
   const double count = double(x.numel() / channels);
 
   Coefficients table(4, channels, x.dtype);
@@ -513,8 +596,11 @@ NormGradients group_norm_backward(const Array& grad, const Array& input, int64_t
       return group_norm_backward(dy, wide, groups, scale, mean, rstd, parameters, need_input, need_weight, need_bias);
     });
   Array dy = grad.with_layout_of(x);
-
   const int64_t width = k.c / groups;
+  if (x.on_cuda())
+    return backward_on_gpu(op, x, dy, k, false, width, true, w, mean, rstd, parameters, need_input, need_weight,
+                           need_bias);
+
   Coefficients table(4, k.planes(), x.dtype);
   std::vector<double> low(static_cast<size_t>(k.planes()));
   for (int64_t i = 0; i < k.planes(); ++i) low[size_t(i)] = table.set_mean(i, mean.as<double>()[i / width]);

@@ -52,6 +52,12 @@ Array forward(const char* op, bool log, const Array& x, int64_t dim) {
   Array in = x.dense();
   Axis a = axis_of(op, in, dim);
   Array y = Array::empty_like(in);
+  if (in.on_cuda()) {
+    if (in.numel())
+      cuda::check(op, cuda::launchers().softmax_forward(log, in.dtype, in.data, y.data, a.outer, a.n, a.inner,
+                                                        cuda::stream(in.device())));
+    return y;
+  }
   auto& k = kernels().softmax;
   auto row_kernel = k.softmax_rows[in.dtype];
   auto column_kernel = k.softmax_columns[in.dtype];
@@ -71,6 +77,12 @@ Array backward(const char* op, bool log, const Array& y, const Array& dy, int64_
   Array out = y.dense(), g = dy.with_layout_of(out);
   Axis a = axis_of(op, out, dim);
   Array dx = Array::empty_like(out);
+  if (out.on_cuda()) {
+    if (out.numel())
+      cuda::check(op, cuda::launchers().softmax_backward(log, out.dtype, out.data, g.data, dx.data, a.outer, a.n,
+                                                         a.inner, cuda::stream(out.device())));
+    return dx;
+  }
   auto& k = kernels().softmax;
   auto row_kernel = k.softmax_rows_backward[out.dtype];
   auto column_kernel = k.softmax_columns_backward[out.dtype];

@@ -20,11 +20,19 @@ _ANY = (*_FLOATING, "int8", "uint8", "int32", "int64", "bool")
 # Ops that have CUDA launchers -> the dtypes of their values.
 _CUDA: dict[str, tuple[str, ...]] = {
     "activation": _FLOATING,
+    "attention": _FLOATING,
     "comparison": _ANY,
+    "copy": _ANY,
+    "cross_entropy": _FLOATING,
     "dropout": _FLOATING,
     "elementwise": _ANY,
+    "embedding": _ANY,
+    "fill": _ANY,
+    "loss": _FLOATING,
+    "normalization": _FLOATING,
     "optimizer": _FLOATING,
     "reduction": _ANY,
+    "softmax": _FLOATING,
 }
 
 _lock = threading.Lock()
