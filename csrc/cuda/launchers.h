@@ -39,6 +39,11 @@ struct OptimizerTensor {
 
 constexpr int64_t kPowerPiece = 8192;
 
+// products.h
+struct Product;
+struct Convolution;
+struct WeightGradient;
+
 // Every launcher returns 0 or an error for error_string(). None waits for the GPU unless it says so.
 #define LAUNCHER(name, args) Status name args;
 #include "launchers.inc"
