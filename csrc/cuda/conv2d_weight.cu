@@ -44,7 +44,8 @@ class TapLoader {
 };
 
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) mma_kernel(const __grid_constant__ Parameters p) {
+__global__ void __launch_bounds__(Tile::kThreads, kMmaBlocks<T, Tile, false>)
+    mma_kernel(const __grid_constant__ Parameters p) {
   GPU_DYNAMIC_SHARED(shared);
   const Place place(p.plan, blockIdx.x);
   const int i0 = place.tile_m * Tile::M, j0 = place.tile_n * Tile::N, group = int(place.batch);

@@ -16,6 +16,10 @@ struct MmaTile {
 using LargeMma = MmaTile<128, 128, 64, 32>;
 using SmallMma = MmaTile<64, 64, 32, 32>;
 
+// Blocks per multiprocessor. Fragments of tf32 that are gathered by plain loads take more registers: one large block.
+template <class T, class Tile, bool A_K_MAJOR>
+constexpr int kMmaBlocks = sizeof(T) == 4 && !A_K_MAJOR && Tile::M == 128 ? 1 : Tile::kBlocks;
+
 // Registers a[0] to a[3] of mma for 16 rows of an operand and step `step` of k; as B: b0 and b1 of 8 columns in r[0],
 // r[1] and of the next 8 in r[2], r[3].
 template <class T, bool K_MAJOR, int ROWS, bool IS_B>
@@ -53,17 +57,17 @@ struct Mma {
   GPU_FN void operator()(const unsigned char* stage) {
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
-      uint32_t a[kRows][4], b[kColumns / 2][4];
-#pragma unroll
-      for (int i = 0; i < kRows; ++i)
-        read_fragment<T, A_K_MAJOR, Tile::M, false>(a[i], stage, warp_row() + i * 16, step);
+      uint32_t b[kColumns / 2][4];
 #pragma unroll
       for (int j = 0; j < kColumns / 2; ++j)
         read_fragment<T, B_K_MAJOR, Tile::N, true>(b[j], stage + Tile::kBytesA, warp_column() + j * 16, step);
 #pragma unroll
-      for (int i = 0; i < kRows; ++i)
+      for (int i = 0; i < kRows; ++i) {
+        uint32_t a[4];
+        read_fragment<T, A_K_MAJOR, Tile::M, false>(a, stage, warp_row() + i * 16, step);
 #pragma unroll
-        for (int j = 0; j < kColumns; ++j) ptx::mma<T>(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < kColumns; ++j) ptx::mma<T>(sums[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
     }
   }
 
