@@ -169,7 +169,7 @@ std::atomic<int> chosen_precision{1};
 void set_precision(const std::string& name) {
   for (int i = 0; i < 3; ++i)
     if (name == kPrecisions[i]) return chosen_precision.store(i, std::memory_order_relaxed);
-  throw ValueError("set_precision: '" + name + "' is not a precision; expected 'exact', 'fast' or 'tf32'");
+  throw ValueError("set_precision: '" + name + "' is not a precision; expected 'fast', 'exact' or 'tf32'");
 }
 
 const char* precision() { return kPrecisions[chosen_precision.load(std::memory_order_relaxed)]; }

@@ -25,6 +25,11 @@ _CUDA: dict[str, tuple[str, ...]] = {
     "elementwise": _ANY,
     "optimizer": _FLOATING,
     "reduction": _ANY,
+    "conv2d": _FLOATING,
+    "copy": _ANY,
+    "fill": _ANY,
+    "matmul": _FLOATING,
+    "pooling": _FLOATING,
 }
 
 _lock = threading.Lock()
