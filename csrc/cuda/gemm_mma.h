@@ -17,8 +17,8 @@ using LargeMma = MmaTile<128, 128, 64, 32>;
 using SmallMma = MmaTile<64, 64, 32, 32>;
 
 // Blocks per multiprocessor. Fragments of tf32 that are gathered by plain loads take more registers: one large block.
-template <class T, class Tile, bool A_K_MAJOR>
-constexpr int kMmaBlocks = sizeof(T) == 4 && !A_K_MAJOR && Tile::M == 128 ? 1 : Tile::kBlocks;
+template <class T, class Tile, bool BOTH_K_MAJOR>
+constexpr int kMmaBlocks = sizeof(T) == 4 && !BOTH_K_MAJOR && Tile::M == 128 ? 1 : Tile::kBlocks;
 
 // Registers a[0] to a[3] of mma for 16 rows of an operand and step `step` of k; as B: b0 and b1 of 8 columns in r[0],
 // r[1] and of the next 8 in r[2], r[3].

@@ -23,7 +23,7 @@ struct Parameters {
 };
 
 template <class T, class Tile, bool A_K_MAJOR, bool B_K_MAJOR>
-__global__ void __launch_bounds__(Tile::kThreads, kMmaBlocks<T, Tile, A_K_MAJOR>)
+__global__ void __launch_bounds__(Tile::kThreads, kMmaBlocks<T, Tile, A_K_MAJOR && B_K_MAJOR>)
     mma_kernel(const __grid_constant__ Parameters p) {
   GPU_DYNAMIC_SHARED(shared);
   const Place place(p.plan, blockIdx.x);

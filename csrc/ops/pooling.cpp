@@ -158,11 +158,16 @@ size_t backward_scratch(const Pool& g, Form f) {
 
 enum class Kind { max, avg };
 
-// GPU kernels count the pixels of an image in 32 bits.
+// GPU kernels count in 32 bits: pixels of an image, and what an axis spans with its padding.
 void require_small(const char* op, const Pool& g, const Extents& e) {
+  auto fits = [](const PoolAxis& a) {
+    if (a.stride == 0) return (a.input + 1) * (a.output + 1) <= kLargest;
+    return a.taps <= kLargest / a.dilation && a.input + 2 * a.padding + 2 * a.stride + a.taps * a.dilation <= kLargest;
+  };
   require<NotImplementedError>(
-      g.h.input * g.w.input * e.inner <= kLargest && g.h.output * g.w.output * e.inner <= kLargest, op,
-      ": images of 2^31 or more elements are not supported on a GPU");
+      g.h.input * g.w.input * e.inner <= kLargest && g.h.output * g.w.output * e.inner <= kLargest && fits(g.h) &&
+          fits(g.w),
+      op, ": images of 2^31 or more elements, and windows that span as many, are not supported on a GPU");
 }
 
 void run_forward(Kind kind, const Pool& geometry, const Array& x, Array& y, void* position, bool channels_last) {
