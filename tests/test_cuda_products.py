@@ -150,7 +150,7 @@ OCCUPANCY = [
     ("SimtTileIfLi64E", 128, 4),
     ("SimtTileIdLi64E", 128, 3),
 ]
-FILES = ["matmul", "conv2d", "conv2d_weight", "pooling", "sum_columns"]
+FILES = ["matmul", "conv2d", "conv2d_weight", "pooling"]
 
 
 @pytest.mark.skipif(cuda_builds.nvcc() is None, reason="nvcc not found")

@@ -5,7 +5,6 @@
 // gathers from the windows that read its pixel, in order: no atomics, the same bits every time.
 #include <type_traits>
 
-#include "functions.h"
 #include "index.h"
 #include "launchers.h"
 #include "pointwise.h"

@@ -8,6 +8,7 @@
 #include "../parallel.h"
 #include "activation.h"
 #include "gemm.h"
+#include "reduction.h"
 
 namespace fastnn::ops {
 namespace {
@@ -195,14 +196,7 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> lin
 Array sum_columns(const Array& x) {
   int64_t rows = x.size(0), cols = x.size(1);
   DType compute = compute_type(x.dtype);
-  if (x.on_cuda()) {
-    Array y = Array::empty({cols}, x.dtype, x.device());
-    if (cols == 0) return y;
-    Array partial = Array::empty({rows > 256 ? rows / 128 + 8 : 0, cols}, compute, x.device());
-    cuda::check("sum_columns", cuda::launchers().sum_columns(x.dtype, x.data, x.stride(0), rows, cols, partial.data,
-                                                             y.data, cuda::stream(x.device())));
-    return y;
-  }
+  if (x.on_cuda()) return sum(x, {0}, false);
   constexpr int64_t kRowsPerPart = 256;
   int64_t parts = std::max<int64_t>(1, (rows + kRowsPerPart - 1) / kRowsPerPart);
   Array sums = Array::zeros({parts, cols}, compute);

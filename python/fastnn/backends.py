@@ -21,15 +21,15 @@ _ANY = (*_FLOATING, "int8", "uint8", "int32", "int64", "bool")
 _CUDA: dict[str, tuple[str, ...]] = {
     "activation": _FLOATING,
     "comparison": _ANY,
-    "dropout": _FLOATING,
-    "elementwise": _ANY,
-    "optimizer": _FLOATING,
-    "reduction": _ANY,
     "conv2d": _FLOATING,
     "copy": _ANY,
+    "dropout": _FLOATING,
+    "elementwise": _ANY,
     "fill": _ANY,
     "matmul": _FLOATING,
+    "optimizer": _FLOATING,
     "pooling": _FLOATING,
+    "reduction": _ANY,
 }
 
 _lock = threading.Lock()
