@@ -96,29 +96,32 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::activation_backward, Devices::same>(m, "activation_backward", "function, saved, grad, a, b");
   // pooling
   ok &= add<ops::is_channels_last, Devices::same>(m, "is_channels_last", "input");
-  ok &= add<ops::max_pool2d>(m, "max_pool2d", "input, kernel_size, stride, padding, dilation, ceil_mode");
-  ok &= add<ops::max_pool2d_positions>(m, "max_pool2d_positions",
-                                       "input, kernel_size, stride, padding, dilation, ceil_mode");
-  ok &= add<ops::max_pool2d_indices>(
+  ok &=
+      add<ops::max_pool2d, Devices::same>(m, "max_pool2d", "input, kernel_size, stride, padding, dilation, ceil_mode");
+  ok &= add<ops::max_pool2d_positions, Devices::same>(m, "max_pool2d_positions",
+                                                      "input, kernel_size, stride, padding, dilation, ceil_mode");
+  ok &= add<ops::max_pool2d_indices, Devices::same>(
       m, "max_pool2d_indices",
       "position, input_shape, channels_last, kernel_size, stride, padding, dilation, ceil_mode");
-  ok &= add<ops::max_pool2d_backward>(
+  ok &= add<ops::max_pool2d_backward, Devices::same>(
       m, "max_pool2d_backward",
       "grad, position, input_shape, channels_last, kernel_size, stride, padding, dilation, ceil_mode");
-  ok &= add<ops::adaptive_max_pool2d>(m, "adaptive_max_pool2d", "input, output_size");
-  ok &= add<ops::adaptive_max_pool2d_positions>(m, "adaptive_max_pool2d_positions", "input, output_size");
-  ok &= add<ops::adaptive_max_pool2d_indices>(m, "adaptive_max_pool2d_indices",
-                                              "position, input_shape, channels_last, output_size");
-  ok &= add<ops::adaptive_max_pool2d_backward>(m, "adaptive_max_pool2d_backward",
-                                               "grad, position, input_shape, channels_last, output_size");
-  ok &= add<ops::avg_pool2d>(m, "avg_pool2d",
-                             "input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override");
-  ok &= add<ops::avg_pool2d_backward>(m, "avg_pool2d_backward",
-                                      "grad, input_shape, channels_last, kernel_size, stride, padding, ceil_mode, "
-                                      "count_include_pad, divisor_override");
-  ok &= add<ops::adaptive_avg_pool2d>(m, "adaptive_avg_pool2d", "input, output_size");
-  ok &= add<ops::adaptive_avg_pool2d_backward>(m, "adaptive_avg_pool2d_backward",
-                                               "grad, input_shape, channels_last, output_size");
+  ok &= add<ops::adaptive_max_pool2d, Devices::same>(m, "adaptive_max_pool2d", "input, output_size");
+  ok &=
+      add<ops::adaptive_max_pool2d_positions, Devices::same>(m, "adaptive_max_pool2d_positions", "input, output_size");
+  ok &= add<ops::adaptive_max_pool2d_indices, Devices::same>(m, "adaptive_max_pool2d_indices",
+                                                             "position, input_shape, channels_last, output_size");
+  ok &= add<ops::adaptive_max_pool2d_backward, Devices::same>(
+      m, "adaptive_max_pool2d_backward", "grad, position, input_shape, channels_last, output_size");
+  ok &= add<ops::avg_pool2d, Devices::same>(
+      m, "avg_pool2d", "input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override");
+  ok &= add<ops::avg_pool2d_backward, Devices::same>(
+      m, "avg_pool2d_backward",
+      "grad, input_shape, channels_last, kernel_size, stride, padding, ceil_mode, "
+      "count_include_pad, divisor_override");
+  ok &= add<ops::adaptive_avg_pool2d, Devices::same>(m, "adaptive_avg_pool2d", "input, output_size");
+  ok &= add<ops::adaptive_avg_pool2d_backward, Devices::same>(m, "adaptive_avg_pool2d_backward",
+                                                              "grad, input_shape, channels_last, output_size");
   // softmax
   ok &= add<ops::softmax, Devices::same>(m, "softmax", "input, dim");
   ok &= add<ops::softmax_backward, Devices::same>(m, "softmax_backward", "output, grad, dim");
@@ -198,18 +201,20 @@ void bind_ops(PyObject* m) {
       "grad, query, key, value, attn_mask, output, log_sum, is_causal, scale, dropout_p, "
       "seed, offset, need_query, need_key_value, need_mask");
   // matmul
-  ok &= add<ops::matmul>(m, "matmul", "input, other");
-  ok &= add<ops::linear>(m, "linear", "input, weight, bias, activation, residual");
-  ok &= add<ops::linear_backward>(m, "linear_backward", "grad, input, weight, need_input, need_weight, need_bias");
+  ok &= add<ops::matmul, Devices::same>(m, "matmul", "input, other");
+  ok &= add<ops::linear, Devices::same>(m, "linear", "input, weight, bias, activation, residual");
+  ok &= add<ops::linear_backward, Devices::same>(m, "linear_backward",
+                                                 "grad, input, weight, need_input, need_weight, need_bias");
   ok &= add<ops::int_mm>(m, "int_mm", "input, other");
   ok &= add<ops::linear_int8>(m, "linear_int8",
                               "input, weight, input_scale, input_zero_point, weight_scale, bias, activation, "
                               "output_scale, output_zero_point");
   // conv2d
-  ok &= add<ops::conv2d>(m, "conv2d", "input, weight, bias, stride, padding, dilation, groups, activation, residual");
-  ok &= add<ops::conv2d_pool>(m, "conv2d_pool",
-                              "input, weight, bias, stride, padding, dilation, groups, activation, need_positions");
-  ok &= add<ops::conv2d_backward>(
+  ok &= add<ops::conv2d, Devices::same>(m, "conv2d",
+                                        "input, weight, bias, stride, padding, dilation, groups, activation, residual");
+  ok &= add<ops::conv2d_pool, Devices::same>(
+      m, "conv2d_pool", "input, weight, bias, stride, padding, dilation, groups, activation, need_positions");
+  ok &= add<ops::conv2d_backward, Devices::same>(
       m, "conv2d_backward",
       "grad, input, weight, stride, padding, dilation, groups, need_input, need_weight, need_bias");
   // rnn
@@ -256,9 +261,10 @@ void bind_runtime(py::module_& m) {
       "set_precision", &set_precision,
       "\"fast\" (the default) lets ops use faster algorithms that round more: Winograd's F(4x4, 3x3) for float32 3x3\n"
       "convolutions of stride 1, with up to about twice the error; where an input is not finite, further outputs\n"
-      "near it may be NaN. \"exact\" keeps to direct sums. Holds for all threads of the process. ValueError for\n"
-      "another name.");
-  m.def("get_precision", &precision, "The precision in use: \"fast\" or \"exact\"; see set_precision.");
+      "near it may be NaN. \"tf32\" also lets GPUs round float32 operands of matrix products and convolutions to 10\n"
+      "bits of mantissa, for tensor cores. \"exact\" keeps to direct sums. Holds for all threads of the process.\n"
+      "ValueError for another name.");
+  m.def("get_precision", &precision, "The precision in use: \"fast\", \"exact\" or \"tf32\"; see set_precision.");
   m.def("available_isas", [] {
     std::vector<const char*> names;
     for (Isa isa : available_isas()) names.push_back(kIsaNames[isa]);

@@ -162,18 +162,21 @@ void set_isa(const std::string& name) {
 }
 
 namespace {
-std::atomic<bool> exact{false};
-}
+constexpr const char* kPrecisions[] = {"exact", "fast", "tf32"};
+std::atomic<int> chosen_precision{1};
+}  // namespace
 
 void set_precision(const std::string& name) {
-  if (name != "fast" && name != "exact")
-    throw ValueError("set_precision: '" + name + "' is not a precision; expected 'fast' or 'exact'");
-  exact.store(name == "exact", std::memory_order_relaxed);
+  for (int i = 0; i < 3; ++i)
+    if (name == kPrecisions[i]) return chosen_precision.store(i, std::memory_order_relaxed);
+  throw ValueError("set_precision: '" + name + "' is not a precision; expected 'fast', 'exact' or 'tf32'");
 }
 
-const char* precision() { return exact_precision() ? "exact" : "fast"; }
+const char* precision() { return kPrecisions[chosen_precision.load(std::memory_order_relaxed)]; }
 
-bool exact_precision() { return exact.load(std::memory_order_relaxed); }
+bool exact_precision() { return chosen_precision.load(std::memory_order_relaxed) == 0; }
+
+bool tf32_products() { return chosen_precision.load(std::memory_order_relaxed) == 2; }
 
 bool logs_dispatch() {
   static const bool logs = [] {

@@ -50,11 +50,12 @@ std::vector<Isa> available_isas();  // compiled in and supported by this CPU, lo
 void set_isa(const std::string& name);
 bool cpu_supports(Isa isa);
 
-// "fast" or "exact": whether sums may be rearranged into faster algorithms with larger rounding errors (Winograd). Of
-// the process.
+// "exact", "fast" or "tf32": whether sums may be rearranged into faster algorithms with larger rounding errors
+// (Winograd), and whether GPUs may round float32 operands of products to tf32 as well. Of the process.
 void set_precision(const std::string& name);
 const char* precision();
 bool exact_precision();
+bool tf32_products();
 // FASTNN_LOG=dispatch: ops that choose among algorithms print a line about each call to stderr.
 bool logs_dispatch();
 bool built(Isa isa);

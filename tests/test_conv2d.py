@@ -9,6 +9,7 @@ from fastnn import _C, reference
 from guarded import channels_last, guarded, poison
 
 torch = pytest.importorskip("torch")
+ON_CUDA = True
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {"float32": 3e-6, "bfloat16": 1e-2, "float16": 2e-3, "float64": 1e-13}
 

@@ -9,6 +9,7 @@ from fastnn import reference
 from guarded import guarded, poison
 
 torch = pytest.importorskip("torch")
+ON_CUDA = True
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {"float32": 3e-6, "bfloat16": 1e-2, "float16": 2e-3, "float64": 1e-13}
 SIZES = [(1, 1, 1), (3, 5, 7), (14, 32, 16), (15, 33, 17), (100, 120, 400), (5, 17, 1000), (2, 300, 64), (13, 9, 601)]

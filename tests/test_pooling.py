@@ -10,6 +10,8 @@ import pytest
 from fastnn import _C, reference
 from guarded import channels_last, guarded, poison
 
+ON_CUDA = True
+
 BF16 = ml_dtypes.bfloat16
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12, BF16: 1e-2, np.float16: 2e-3}
 DTYPES = list(TOLERANCE)

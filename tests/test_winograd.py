@@ -225,7 +225,7 @@ def test_not_finite(isa, rng, value):
 
 def test_precision():
     assert fastnn.get_precision() == "fast"
-    with pytest.raises(ValueError, match="set_precision.*'high'.*'fast' or 'exact'"):
+    with pytest.raises(ValueError, match="set_precision.*'high'.*'fast', 'exact' or 'tf32'"):
         fastnn.set_precision("high")
     fastnn.set_precision("exact")
     assert fastnn.get_precision() == "exact"

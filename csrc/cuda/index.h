@@ -25,6 +25,7 @@ struct Index {
   Divisor size[kMaxAxes];  // from the innermost axis on
   int64_t stride[K][kMaxAxes];
 
+  Index() = default;
   explicit Index(const Loop<K>& loop) : n(loop.n) {
     for (int i = 0; i < n; ++i) {
       size[i] = Divisor(loop.size[n - 1 - i]);

@@ -93,6 +93,11 @@ struct AttentionCall {
 
 constexpr int kSortTile = 1024;  // indices that embedding_backward sorts together
 
+// products.h
+struct Product;
+struct Convolution;
+struct WeightGradient;
+
 // Every launcher returns 0 or an error for error_string(). None waits for the GPU unless it says so.
 #define LAUNCHER(name, args) Status name args;
 #include "launchers.inc"

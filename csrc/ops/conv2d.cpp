@@ -11,6 +11,7 @@
 #include "depthwise.h"
 #include "gemm.h"
 #include "pointwise.h"
+#include "pooling.h"
 #include "winograd.h"
 
 namespace fastnn::conv {
@@ -392,7 +393,15 @@ Array conv2d(const Array& x_in, const Array& weight_in, const std::optional<Arra
                        name(residual->dtype));
     require<ValueError>(residual->shape == shape, "conv2d: residual has shape ", residual->shape, "; expected ", shape);
   }
-  Array x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
+  Array weight = weight_in.contiguous();
+  if (x_in.on_cuda()) {
+    Array y = x_in.is_channels_last() ? Array::empty_channels_last(shape, g.dtype, x_in.device())
+                                      : Array::empty(shape, g.dtype, x_in.device());
+    Array like_y = residual ? residual->with_layout_of(y) : Array();
+    conv::gpu_forward(g, x_in, weight, b.data, residual ? &like_y : nullptr, f, y);
+    return y;
+  }
+  Array x = g.nhwc ? x_in : x_in.contiguous();
   Array y = g.nhwc ? Array::empty_channels_last(shape, g.dtype) : Array::empty(shape, g.dtype);
   Array residual_values = residual ? residual->with_layout_of(y) : Array();
   conv::run_passes({conv::forward_pass(g, y)}, x, g.nhwc, weight, b.data, residual ? &residual_values : nullptr, f, y);
@@ -409,6 +418,13 @@ std::tuple<Array, std::optional<Array>> conv2d_pool(const Array& x_in, const Arr
                                " cannot be fused with a max-pool; expected relu");
   require<ValueError>(g.oh >= 2 && g.ow >= 2, "max_pool2d: input of shape ", Dims{g.n, g.oc, g.oh, g.ow},
                       " is smaller than the window (2, 2)");
+  if (x_in.on_cuda()) {
+    Array all = conv2d(x_in, weight_in, bias, stride, padding, dilation, groups, activation, std::nullopt);
+    const Dims two{2, 2}, one{1, 1}, none{0, 0};
+    if (!need_positions) return {max_pool2d(all, two, two, none, one, false), std::nullopt};
+    auto [y, position, last] = max_pool2d_positions(all, two, two, none, one, false);
+    return {std::move(y), std::move(position)};
+  }
   Dims shape{g.n, g.oc, g.oh / 2, g.ow / 2};
   Array b = bias_values(g, bias), x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
   auto make = [&](DType t) { return g.nhwc ? Array::empty_channels_last(shape, t) : Array::empty(shape, t); };

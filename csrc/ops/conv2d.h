@@ -116,6 +116,13 @@ bool worth_sparse(const Geometry& g, const Array& dy);
 std::optional<Gradients> backward_sparse(const Geometry& g, const Array& dy, const Array& x, const Array& weight,
                                          bool need_x, bool need_weight, bool need_bias);
 
+// conv2d_cuda.cpp: on a GPU, in any layout. y and residual, and x and dy, may have any dense layout.
+void gpu_forward(const Geometry& g, const Array& x, const Array& weight, const void* bias, const Array* residual,
+                 Activation activation, const Array& y);
+Array gpu_backward_data(const Geometry& g, const Array& dy, const Array& weight, bool channels_last);
+Array gpu_backward_weight(const Geometry& g, const Array& dy, const Array& x);
+Array gpu_backward_bias(const Geometry& g, const Array& dy);
+
 // (C, H, W) as a batch of one, and back.
 inline Array with_batch(const Array& a) {
   if (a.ndim() != 3) return a;

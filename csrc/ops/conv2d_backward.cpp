@@ -233,6 +233,13 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> con
   Dims shape{g.n, g.oc, g.oh, g.ow};
   require<ValueError>(grad.shape == shape && grad.dtype == g.dtype, "conv2d_backward: grad has shape ", grad.shape,
                       " and dtype ", name(grad.dtype), "; expected ", shape, " and ", name(g.dtype));
+  if (x_in.on_cuda()) {
+    std::optional<Array> dx, dw, db;
+    if (need_x) dx = conv::gpu_backward_data(g, grad, weight_in.contiguous(), x_in.is_channels_last());
+    if (need_weight) dw = conv::gpu_backward_weight(g, grad, x_in);
+    if (need_bias) db = conv::gpu_backward_bias(g, grad);
+    return {std::move(dx), std::move(dw), std::move(db)};
+  }
   FlushSubnormals flush;
   const bool channels_last = x_in.is_channels_last();
   Array x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();

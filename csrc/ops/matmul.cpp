@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../cuda/products.h"
 #include "../dispatch.h"
 #include "../parallel.h"
 #include "activation.h"
 #include "gemm.h"
+#include "reduction.h"
 
 namespace fastnn::ops {
 namespace {
@@ -33,6 +35,59 @@ Dims with_last(const Dims& shape, int64_t last) {
   return s;
 }
 
+// c[batch] = f(a[batch] b[batch] + bias + residual) on a GPU; a (..., m, k) and b (..., k, n) of the same batch shape.
+void gpu_product(const char* op, const Array& a_in, const Array& b_in, const Array& c, const Epilogue& e) {
+  const int axes = a_in.ndim() - 2;
+  gpu::Product p{};
+  p.dtype = c.dtype;
+  p.tf32 = tf32_products();
+  p.m = a_in.size(axes), p.n = b_in.size(axes + 1), p.k = a_in.size(axes + 1);
+  if (c.numel() == 0) return;
+  constexpr int64_t kMost = int64_t(1) << 31;
+  require<NotImplementedError>(p.m < kMost && p.n < kMost && p.k < kMost, op, ": product of ", Dims{p.m, p.k}, " and ",
+                               Dims{p.k, p.n}, "; sizes from 2^31 on are not supported on a GPU");
+  // The step along an axis of one element is free: what makes the other one 1 is best.
+  auto steps = [&](const Array& x, int64_t& row, int64_t& column) {
+    row = x.stride(axes), column = x.stride(axes + 1);
+    if (x.size(axes + 1) <= 1 && row != 1)
+      column = 1;
+    else if (x.size(axes) <= 1 && column != 1)
+      row = 1;
+  };
+  Array a = a_in, b = b_in;
+  steps(a, p.a_row, p.a_column);
+  steps(b, p.b_row, p.b_column);
+  if (size_of(p.dtype) == 2 || (p.dtype == DType::f32 && p.tf32)) {
+    // Tensor cores take rows or columns that lie side by side, but not columns of a with columns of b.
+    if (p.b_row != 1 && p.b_column != 1) steps(b = b.contiguous(), p.b_row, p.b_column);
+    if (p.a_column != 1 && (p.a_row != 1 || p.b_column != 1)) steps(a = a.contiguous(), p.a_row, p.a_column);
+  }
+  p.a = a.data, p.b = b.data, p.c = c.data;
+  p.batch.n = 1, p.batch.size[0] = 1;
+  for (int i = 0, to = 0; i < axes; ++i) {
+    if (a.size(i) == 1) continue;
+    p.batch.n = to + 1;
+    p.batch.size[to] = a.size(i);
+    p.batch.stride[0][to] = a.stride(i), p.batch.stride[1][to] = b.stride(i);
+    ++to;
+  }
+  p.bias = e.bias, p.residual = e.residual, p.activation = e.activation;
+  int64_t bytes = 0;
+  const gpu::Stream stream = cuda::stream(c.device());
+  cuda::check(op, cuda::launchers().matmul_workspace(p, &bytes));
+  Array workspace = Array::empty({bytes}, DType::u8, c.device());
+  p.workspace = workspace.data;
+  cuda::check(op, cuda::launchers().matmul(p, stream));
+}
+
+// C = f(A B + bias + residual) of matrices on either device, C row-major.
+void product(const char* op, const Array& a, const Array& b, const Array& c, const Epilogue& e = {}) {
+  if (c.on_cuda()) return gpu_product(op, a, b, c, e);
+  gemm(c.dtype, a.size(0), b.size(1), a.size(1), matrix_of(a), matrix_of(b), c.data, b.size(1), e);
+}
+
+Array transposed(const Array& a) { return a.view({a.size(1), a.size(0)}, {a.stride(1), a.stride(0)}); }
+
 }  // namespace
 
 Array matmul(const Array& a_in, const Array& b_in) {
@@ -52,16 +107,23 @@ Array matmul(const Array& a_in, const Array& b_in) {
   Dims batch = broadcast_shapes("matmul", a_batch, b_batch), full = batch;
   full.push_back(m);
   full.push_back(n);
-  Array c = Array::empty(full, a.dtype);
+  Dims out = batch;
+  if (a_in.ndim() > 1) out.push_back(m);
+  if (b_in.ndim() > 1) out.push_back(n);
+  Array c = Array::empty(full, a.dtype, a.device());
   // One product where b is a single matrix and a's batches are rows that follow each other.
   if (batch.n > 0 && b_batch.n == 0 && a.is_contiguous()) {
     Array rows = collapse_rows(a);
-    gemm(a.dtype, rows.size(0), n, k, matrix_of(rows), matrix_of(b), c.data, n, {});
+    product("matmul", rows, b, c.view({rows.size(0), n}, {n, 1}));
   } else {
     Dims a_full = batch, b_full = batch;
     a_full.push_back(m), a_full.push_back(k);
     b_full.push_back(k), b_full.push_back(n);
     Array av = broadcast_to(a, a_full), bv = broadcast_to(b, b_full);
+    if (c.on_cuda()) {
+      gpu_product("matmul", av, bv, c, {});
+      return c.view(out, contiguous_strides(out));
+    }
     int64_t count = 1, item = int64_t(size_of(a.dtype));
     for (int64_t s : batch) count *= s;
     int64_t flops = std::max<int64_t>(1, 2 * m * n * k);
@@ -80,9 +142,6 @@ Array matmul(const Array& a_in, const Array& b_in) {
       }
     });
   }
-  Dims out = batch;
-  if (a_in.ndim() > 1) out.push_back(m);
-  if (b_in.ndim() > 1) out.push_back(n);
   return c.view(out, contiguous_strides(out));
 }
 
@@ -93,7 +152,7 @@ Array linear(const Array& x, const Array& weight, const std::optional<Array>& bi
                       "; expected (out_features, in_features)");
   require<ValueError>(x.ndim() >= 1 && x.shape.back() == weight.size(1), "linear: input has shape ", x.shape,
                       " but weight has shape ", weight.shape, "; expected input of shape (..., ", weight.size(1), ")");
-  int64_t n = weight.size(0), k = weight.size(1);
+  int64_t n = weight.size(0);
   Epilogue e;
   e.activation = parse_activation("linear", activation);
   Array bias_values, residual_values;
@@ -112,8 +171,8 @@ Array linear(const Array& x, const Array& weight, const std::optional<Array>& bi
     residual_values = residual->contiguous();
     e.residual = residual_values.data;
   }
-  Array rows = collapse_rows(x), y = Array::empty(shape, x.dtype);
-  gemm(x.dtype, rows.size(0), n, k, matrix_of(rows), {weight.data, weight.stride(1), weight.stride(0)}, y.data, n, e);
+  Array rows = collapse_rows(x), y = Array::empty(shape, x.dtype, x.device());
+  product("linear", rows, transposed(weight), y.view({rows.size(0), n}, {n, 1}), e);
   return y;
 }
 
@@ -123,12 +182,12 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> lin
   Array g = collapse_rows(grad.contiguous()), rows = collapse_rows(x);
   int64_t m = g.size(0), n = g.size(1), k = weight.size(1);
   if (need_x) {
-    dx = Array::empty(x.shape, x.dtype);
-    gemm(x.dtype, m, k, n, matrix_of(g), matrix_of(weight), dx->data, k, {});
+    dx = Array::empty(x.shape, x.dtype, x.device());
+    product("linear_backward", g, weight, dx->view({m, k}, {k, 1}));
   }
   if (need_weight) {
-    dw = Array::empty({n, k}, x.dtype);
-    gemm(x.dtype, n, k, m, {g.data, 1, n}, matrix_of(rows), dw->data, k, {});
+    dw = Array::empty({n, k}, x.dtype, x.device());
+    product("linear_backward", transposed(g), rows, *dw);
   }
   if (need_bias) db = sum_columns(g);
   return {std::move(dx), std::move(dw), std::move(db)};
@@ -137,6 +196,7 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> lin
 Array sum_columns(const Array& x) {
   int64_t rows = x.size(0), cols = x.size(1);
   DType compute = compute_type(x.dtype);
+  if (x.on_cuda()) return sum(x, {0}, false);
   constexpr int64_t kRowsPerPart = 256;
   int64_t parts = std::max<int64_t>(1, (rows + kRowsPerPart - 1) / kRowsPerPart);
   Array sums = Array::zeros({parts, cols}, compute);

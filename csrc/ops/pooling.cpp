@@ -92,8 +92,8 @@ Dims output_shape(const Dims& x, const Pool& g) {
   return y;
 }
 
-Array empty(const Dims& shape, DType dtype, bool channels_last) {
-  return channels_last ? Array::empty_channels_last(shape, dtype) : Array::empty(shape, dtype);
+Array empty(const Dims& shape, DType dtype, bool channels_last, Device device) {
+  return channels_last ? Array::empty_channels_last(shape, dtype, device) : Array::empty(shape, dtype, device);
 }
 
 // The sizes of the loop over outputs in memory order: outer, rows, columns, inner.
@@ -158,8 +158,26 @@ size_t backward_scratch(const Pool& g, Form f) {
 
 enum class Kind { max, avg };
 
+// GPU kernels count in 32 bits: pixels of an image, and what an axis spans with its padding.
+void require_small(const char* op, const Pool& g, const Extents& e) {
+  auto fits = [](const PoolAxis& a) {
+    if (a.stride == 0) return (a.input + 1) * (a.output + 1) <= kLargest;
+    return a.taps <= kLargest / a.dilation && a.input + 2 * a.padding + 2 * a.stride + a.taps * a.dilation <= kLargest;
+  };
+  require<NotImplementedError>(
+      g.h.input * g.w.input * e.inner <= kLargest && g.h.output * g.w.output * e.inner <= kLargest && fits(g.h) &&
+          fits(g.w),
+      op, ": images of 2^31 or more elements, and windows that span as many, are not supported on a GPU");
+}
+
 void run_forward(Kind kind, const Pool& geometry, const Array& x, Array& y, void* position, bool channels_last) {
   if (y.numel() == 0) return;
+  if (x.on_cuda()) {
+    const Extents e = extents(x.shape, channels_last);
+    require_small("pool2d", geometry, e);
+    return cuda::check("pool2d", cuda::launchers().pool_forward(kind == Kind::max, x.dtype, geometry, e.outer, e.inner,
+                                                                x.data, y.data, position, cuda::stream(x.device())));
+  }
   std::optional<FlushSubnormals> flush;
   if (kind == Kind::avg) flush.emplace();
   Pool g = geometry;
@@ -175,15 +193,23 @@ void run_forward(Kind kind, const Pool& geometry, const Array& x, Array& y, void
 
 Array run_backward(Kind kind, const Pool& geometry, const Array& dy, const void* position, const Dims& input_shape,
                    bool channels_last) {
-  Array dx = empty(input_shape, dy.dtype, channels_last);
+  if (geometry.h.output == 0 || geometry.w.output == 0) {
+    Array dx = Array::zeros(input_shape, dy.dtype, dy.device());
+    return channels_last ? dx.channels_last() : dx;
+  }
+  Array dx = empty(input_shape, dy.dtype, channels_last, dy.device());
   if (dx.numel() == 0) return dx;
+  if (dy.on_cuda()) {
+    const Extents e = extents(input_shape, channels_last);
+    require_small("pool2d_backward", geometry, e);
+    cuda::check("pool2d_backward",
+                cuda::launchers().pool_backward(kind == Kind::max, dy.dtype, geometry, e.outer, e.inner, dy.data,
+                                                position, dx.data, cuda::stream(dy.device())));
+    return dx;
+  }
   std::optional<FlushSubnormals> flush;
   if (kind == Kind::avg) flush.emplace();
   Pool g = geometry;
-  if (g.h.output == 0 || g.w.output == 0) {
-    __builtin_memset(dx.data, 0, size_t(dx.numel()) * size_of(dx.dtype));
-    return dx;
-  }
   g.channels = input_shape[input_shape.n - 3];
   Form f = form(g, channels_last);
   const PoolingKernels& k = kernels().pooling;
@@ -202,7 +228,7 @@ Array run_backward(Kind kind, const Pool& geometry, const Array& dy, const void*
 Array forward(const char* op, Kind kind, const Pool& g, const Array& input) {
   require_float(op, "input", input.dtype);
   bool last = input.is_channels_last();
-  Array x = last ? input : input.contiguous(), y = empty(output_shape(x.shape, g), x.dtype, last);
+  Array x = last ? input : input.contiguous(), y = empty(output_shape(x.shape, g), x.dtype, last, x.device());
   run_forward(kind, g, x, y, nullptr, last);
   return y;
 }
@@ -211,8 +237,8 @@ std::tuple<Array, Array, bool> positions(const char* op, Pool g, const Array& in
   require_float(op, "input", input.dtype);
   bool last = input.is_channels_last();
   set_positions(op, g, last);
-  Array x = last ? input : input.contiguous(), y = empty(output_shape(x.shape, g), x.dtype, last);
-  Array position = empty(y.shape, g.wide ? DType::i32 : DType::u8, last);
+  Array x = last ? input : input.contiguous(), y = empty(output_shape(x.shape, g), x.dtype, last, x.device());
+  Array position = empty(y.shape, g.wide ? DType::i32 : DType::u8, last, x.device());
   run_forward(Kind::max, g, x, y, position.data, last);
   return {std::move(y), std::move(position), last};
 }
@@ -271,9 +297,15 @@ void to_indices(const Pool& g, Extents e, const P* position, int64_t* index) {
 
 Array indices(const char* op, Pool g, const Array& position, const Dims& shape, bool last) {
   check_position(op, g, position, shape, last);
-  Array index = empty(position.shape, DType::i64, last);
+  Array index = empty(position.shape, DType::i64, last, position.device());
   if (index.numel() == 0) return index;
   Extents e = extents(position.shape, last);
+  if (index.on_cuda()) {
+    require_small(op, g, e);
+    cuda::check(op, cuda::launchers().pool_indices(g, e.outer, e.inner, position.data, index.as<int64_t>(),
+                                                   cuda::stream(index.device())));
+    return index;
+  }
   if (g.wide)
     to_indices(g, e, position.as<int32_t>(), index.as<int64_t>());
   else

@@ -22,6 +22,7 @@ _CUDA: dict[str, tuple[str, ...]] = {
     "activation": _FLOATING,
     "attention": _FLOATING,
     "comparison": _ANY,
+    "conv2d": _FLOATING,
     "copy": _ANY,
     "cross_entropy": _FLOATING,
     "dropout": _FLOATING,
@@ -29,8 +30,10 @@ _CUDA: dict[str, tuple[str, ...]] = {
     "embedding": _ANY,
     "fill": _ANY,
     "loss": _FLOATING,
+    "matmul": _FLOATING,
     "normalization": _FLOATING,
     "optimizer": _FLOATING,
+    "pooling": _FLOATING,
     "reduction": _ANY,
     "softmax": _FLOATING,
 }
