@@ -157,6 +157,7 @@ def test_copies_go_with_the_weight(rng):
                 F.conv2d(x, weight, padding=1)
         return before, once, fastnn.memory_stats()["in_use"]
 
+    gc.collect()
     start = fastnn.memory_stats()["in_use"]
     before, once, after = use()
     gc.collect()

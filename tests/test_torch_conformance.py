@@ -100,4 +100,5 @@ def test_bad_arguments_raise(op):
 
 def test_coverage():
     assert len({op.name for op in OPS}) >= 100
-    assert set(F.__all__) <= {op.name.rpartition(".")[2] for op in OPS}, "a function without samples: say why in docs"
+    without = {"int_mm", "linear_int8"}  # of 8-bit integers: torch has no samples; see test_quantized.py
+    assert set(F.__all__) - without <= {op.name.rpartition(".")[2] for op in OPS}, "no samples: say why in docs"

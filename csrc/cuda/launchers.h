@@ -58,18 +58,8 @@ struct ChannelShape {
   bool inner, batch;
   int64_t width, parts, part;
 
-#if defined(__CUDACC__)
-  __host__ __device__
-#endif
-      int64_t units() const {
-    return batch ? c : n * c;
-  }
-#if defined(__CUDACC__)
-  __host__ __device__
-#endif
-      int64_t elements() const {
-    return batch ? n * s : s;
-  }  // of a unit
+  constexpr int64_t units() const { return batch ? c : n * c; }
+  constexpr int64_t elements() const { return batch ? n * s : s; }  // of a unit
 };
 
 constexpr int kHeadSize = 256;  // attention: depth and width, at most

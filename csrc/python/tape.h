@@ -17,7 +17,6 @@ struct OpObject {
   PyObject_HEAD vectorcallfunc vectorcall;
   PyObject *name, *forward, *record, *backward;
   PyObject *torch_apply, *torch_native;  // set at the first call with a torch tensor: see torch.h
-  Py_ssize_t torch_arguments;            // the most that a call recorded by torch had
   PyObject* traced;                      // what torch.compile sees in its place, set by Python
 };
 

@@ -42,6 +42,7 @@ struct Names {
   PyObject* to_save = interned("to_save");
   PyObject* saved_tensors = interned("saved_tensors");
   PyObject* saved_values = interned("saved_values");
+  PyObject* arguments = interned("arguments");
   PyObject* needs_input_grad = interned("needs_input_grad");
   PyObject* materialize_grads = interned("materialize_grads");
 };
@@ -335,9 +336,12 @@ bool save(PyObject* ctx, PyObject* saved, PyObject* record_outputs, PyObject* ou
     PyTuple_SET_ITEM(tensors, next++, t);
     ok = t != nullptr;
   }
-  ok = ok && PyObject_SetAttr(ctx, names->to_save, tensors) == 0 &&
+  PyObject* arguments = PyLong_FromSsize_t(inputs.count());
+  ok = ok && arguments && PyObject_SetAttr(ctx, names->to_save, tensors) == 0 &&
        PyObject_SetAttr(ctx, names->saved_values, values) == 0 &&
+       PyObject_SetAttr(ctx, names->arguments, arguments) == 0 &&
        (!several || PyObject_SetAttr(ctx, names->materialize_grads, Py_False) == 0);
+  Py_XDECREF(arguments);
   Py_XDECREF(tensors);
   Py_XDECREF(values);
   return ok;
@@ -408,8 +412,8 @@ PyObject* pad(PyObject* grads, Py_ssize_t n) {
   return out;
 }
 
-PyObject* run_torch_backward(OpObject* op, PyObject* needs, PyObject* values, PyObject* tensors, PyObject* const* grads,
-                             Py_ssize_t count, bool guarded) {
+PyObject* run_torch_backward(OpObject* op, PyObject* needs, Py_ssize_t arguments, PyObject* values, PyObject* tensors,
+                             PyObject* const* grads, Py_ssize_t count, bool guarded) {
   bool any = false;  // outputs that nothing depends on have no gradient
   for (Py_ssize_t i = 0; i < count; ++i) any |= grads[i] != Py_None;
   if (!any) return pad(Py_NewRef(Py_None), PyTuple_GET_SIZE(needs));
@@ -430,14 +434,15 @@ PyObject* run_torch_backward(OpObject* op, PyObject* needs, PyObject* values, Py
   if (loan == Loan::unusual && !guarded)
     return PyErr_Format(PyExc_NotImplementedError, "%U: the gradient needs strided CPU tensors", op->name);
   if (loan == Loan::unusual) {
-    PyObject* g = as_python_tuple(grads, count);
-    PyObject* out = g ? PyObject_CallFunctionObjArgs(hooks.backward, reinterpret_cast<PyObject*>(op), needs, values,
-                                                     tensors, g, nullptr)
-                      : nullptr;
+    PyObject *g = as_python_tuple(grads, count), *all = g ? pad_needs(needs, arguments) : nullptr;
+    PyObject* out = all ? PyObject_CallFunctionObjArgs(hooks.backward, reinterpret_cast<PyObject*>(op), all, values,
+                                                       tensors, g, nullptr)
+                        : nullptr;
+    Py_XDECREF(all);
     Py_XDECREF(g);
     return out;
   }
-  PyObject* all_needs = pad_needs(needs, op->torch_arguments);
+  PyObject* all_needs = pad_needs(needs, arguments);
   PyObject* ctx = all_needs ? make_context(op, saved, all_needs) : nullptr;
   if (!all_needs) Py_DECREF(saved);
   PyObject* grad = !ctx ? nullptr : count == 1 ? Py_NewRef(loans.args()[0]) : as_python_tuple(loans.args(), count);
@@ -469,7 +474,6 @@ PyObject* torch_call(OpObject* op, PyObject* const* args, Py_ssize_t nargs) {
     // Plain values after the last tensor do not concern torch, which takes 0.2 us for each; handed_over has them.
     Py_ssize_t n = nargs;
     while (!inputs.theirs(n - 1) && args[n - 1] != Py_None) --n;
-    if (op->torch_arguments < nargs) op->torch_arguments = nargs;
     handed_over = &inputs;
     PyObject* out = PyObject_Vectorcall(op->torch_apply, args, size_t(n), nullptr);
     handed_over = nullptr;
@@ -510,8 +514,11 @@ PyObject* torch_backward(PyObject* self, PyObject* const* args, Py_ssize_t nargs
   PyObject* values = PyObject_GetAttr(args[0], names->saved_values);
   PyObject* tensors = values ? PyObject_GetAttr(args[0], names->saved_tensors) : nullptr;
   PyObject* needs = tensors ? PyObject_GetAttr(args[0], names->needs_input_grad) : nullptr;
+  PyObject* count = needs ? PyObject_GetAttr(args[0], names->arguments) : nullptr;
   PyObject* result = nullptr;
-  if (needs) result = run_torch_backward(op, needs, values, tensors, args + 1, nargs - 1, true);
+  if (count)
+    result = run_torch_backward(op, needs, PyLong_AsSsize_t(count), values, tensors, args + 1, nargs - 1, true);
+  Py_XDECREF(count);
   Py_XDECREF(values);
   Py_XDECREF(tensors);
   Py_XDECREF(needs);
@@ -522,7 +529,7 @@ PyObject* torch_run_backward(PyObject* self, PyObject* const* args, Py_ssize_t n
   auto* op = reinterpret_cast<OpObject*>(self);
   if (nargs < 4 || !PyTuple_Check(args[0]) || !PyTuple_Check(args[1]) || !PyTuple_Check(args[2]))
     return PyErr_Format(PyExc_TypeError, "%U: torch_run_backward takes needs, values, tensors and gradients", op->name);
-  return run_torch_backward(op, args[0], args[1], args[2], args + 3, nargs - 3, false);
+  return run_torch_backward(op, args[0], PyTuple_GET_SIZE(args[0]), args[1], args[2], args + 3, nargs - 3, false);
 }
 
 bool attach_torch(PyObject* module) {

@@ -106,7 +106,7 @@ def resolve(op: _C.Op) -> tuple[Callable[..., Any] | None, Callable[..., Any] | 
     if "apply" in vars(node.__base__):  # Python that looks for backward() and calls it: a microsecond
         members = {
             "apply": _C.instance_method(op.torch_backward),
-            "__slots__": ("saved_values",),
+            "__slots__": ("saved_values", "arguments"),
             "_forward_cls": function,
         }
         function._backward_cls = type(node.__name__, (node.__base__,), members)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import _C
+from .cross_entropy import cross_entropy
 from .loss import require_no_gradient
+from .matmul import linear
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
 
 def _record(input, linear_weight, linear_bias, target, weight, ignore_index, reduction, label_smoothing):
     require_no_gradient("linear_cross_entropy", "weight", weight)
-    require_no_gradient("linear_cross_entropy", "target", target)
     args = (input, linear_weight, linear_bias, target, weight, ignore_index)
     if reduction == "none":
         return _C.linear_cross_entropy(*args, reduction, label_smoothing), (reduction, *args, label_smoothing)
@@ -42,6 +43,7 @@ def linear_cross_entropy(
     reduction: str = "mean",
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
+    options: Any = None,
 ) -> Tensor:
     """cross_entropy(input @ linear_weight.T + linear_bias, target, ...), without the logits in memory.
 
@@ -52,23 +54,32 @@ def linear_cross_entropy(
 
     Args:
         input: (N, features) or (features,); float32, bfloat16, float16 or float64.
-        linear_weight: (C, features). linear_bias: (C,) or None. Both of the dtype of input.
+        linear_weight: (C, features). linear_bias: (C,) or None. Both of the dtype of input. For a loss of several
+            dimensions (C, d1, ..., features) and (C, d1, ...): then linear and cross_entropy are called.
         target: classes in [0, C), int64, int32 or uint8, of shape (N,) or (); or probabilities (N, C) or (C,) of the
-            dtype of input, not differentiable here.
+            dtype of input. For probabilities that require a gradient linear and cross_entropy are called.
         weight, reduction, ignore_index, label_smoothing: as in cross_entropy; None stands for -100.
+        options: torch's choice of blocks, which is not needed here.
 
-    Returns: a 0-d tensor of the dtype of input, or for "none" one of shape (N,) or ().
+    Returns: a 0-d tensor of the dtype of input, or for "none" one of the shape of the labels.
 
     Raises:
         IndexError: a label is no class and not ignore_index; nothing has been computed then.
         ValueError: shapes that do not fit, reduction, label_smoothing, or ignore_index >= 0 with probabilities.
         TypeError: labels that are not integers.
-        NotImplementedError: other dtypes, mixed dtypes, a linear_weight of more than two dimensions.
+        NotImplementedError: other dtypes, mixed dtypes.
     """
-    if linear_weight.ndim > 2:
-        raise NotImplementedError(
-            f"linear_cross_entropy: linear_weight has shape {tuple(linear_weight.shape)}; expected (C, features): for "
-            "a loss of several dimensions call linear and cross_entropy"
-        )
     ignored = -100 if ignore_index is None else ignore_index
+    if linear_weight.ndim > 2 and input.ndim != 2:
+        raise ValueError(
+            f"linear_cross_entropy: input has shape {tuple(input.shape)} and linear_weight "
+            f"{tuple(linear_weight.shape)}; expected input of shape (N, features) for a loss of several dimensions"
+        )
+    if linear_weight.ndim > 2 or getattr(target, "requires_grad", False):
+        *classes, features = linear_weight.shape
+        bias = None if linear_bias is None else linear_bias.reshape(-1)
+        logits = linear(input, linear_weight.reshape(-1, features), bias).reshape(*input.shape[:-1], *classes)
+        return cross_entropy(
+            logits, target, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
+        )
     return _linear_cross_entropy(input, linear_weight, linear_bias, target, weight, ignored, reduction, label_smoothing)

@@ -129,6 +129,7 @@ class _Context:
 
     to_save: tuple[torch.Tensor, ...]
     saved_values: Args
+    arguments: int
     materialize_grads: bool
 
 

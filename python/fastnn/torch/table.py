@@ -338,7 +338,7 @@ def _losses() -> Iterator[Row]:
             F.linear(x, lw, lb), t, w, ignore_index=i, reduction=r, label_smoothing=s
         ),
         layout="contiguous",
-        autocast="lower",
+        autocast="float32",
     )
     yield Row(
         "nll_loss",
