@@ -57,7 +57,7 @@ def linear_cross_entropy(
         linear_weight: (C, features). linear_bias: (C,) or None. Both of the dtype of input. For a loss of several
             dimensions (C, d1, ..., features) and (C, d1, ...): then linear and cross_entropy are called.
         target: classes in [0, C), int64, int32 or uint8, of shape (N,) or (); or probabilities (N, C) or (C,) of the
-            dtype of input. For probabilities that require a gradient linear and cross_entropy are called.
+            dtype of input. With probabilities linear and cross_entropy are called.
         weight, reduction, ignore_index, label_smoothing: as in cross_entropy; None stands for -100.
         options: torch's choice of blocks, which is not needed here.
 
@@ -75,7 +75,7 @@ def linear_cross_entropy(
             f"linear_cross_entropy: input has shape {tuple(input.shape)} and linear_weight "
             f"{tuple(linear_weight.shape)}; expected input of shape (N, features) for a loss of several dimensions"
         )
-    if linear_weight.ndim > 2 or getattr(target, "requires_grad", False):
+    if linear_weight.ndim > 2 or target.ndim == input.ndim:  # or probabilities, which may require a gradient
         *classes, features = linear_weight.shape
         bias = None if linear_bias is None else linear_bias.reshape(-1)
         logits = linear(input, linear_weight.reshape(-1, features), bias).reshape(*input.shape[:-1], *classes)
