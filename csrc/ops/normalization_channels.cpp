@@ -1,32 +1,17 @@
-#include <algorithm>
+#include "normalization_channels.h"
+
 #include <cmath>
-#include <vector>
 
 #include "../convert.h"
-#include "../dispatch.h"
 #include "../float_mode.h"
 #include "../parallel.h"
-#include "normalization.h"
 
 namespace fastnn::ops {
 namespace {
 
 using namespace detail;
 
-constexpr int64_t kGrain = 16384;        // elements; about 5 us
-constexpr int64_t kPart = 32768;         // elements that one task sums, where a statistic has more than that
 constexpr int64_t kCoefficients = 1024;  // of a table, worth about 5 us
-constexpr int64_t kColumns = 1024;       // columns that one task sums
-
-char* at(const Array& a, int64_t i) { return a.data + i * int64_t(size_of(a.dtype)); }
-
-// A dense array in memory order: (n, c, s), or, `inner`, (n, s, c).
-struct Channels {
-  int64_t n, c, s;
-  bool inner;
-  int64_t planes() const { return n * c; }
-  int64_t numel() const { return n * c * s; }
-};
 
 void check_input(const char* op, const Array& x, double eps) {
   check_normalization(op, x, eps);
@@ -60,189 +45,6 @@ NormGradients widened(const Array& grad, const Array& x, const MaybeArray& weigh
   NormGradients out = backward(astype(grad, DType::f64), astype(x, DType::f64), w);
   if (auto& dx = std::get<0>(out)) dx = astype(*dx, x.dtype);
   return out;
-}
-
-// ---- sums -------------------------------------------------------------------------------------------------------
-
-// Two numbers for each of `units` statistics from each of several parts of the data; part p of a unit has counts[p]
-// elements. Parts are a function of the shape alone and are added in order: the same bits for any number of threads.
-struct Parts {
-  int64_t units;
-  std::vector<int64_t> counts;
-  Array first, second;  // (parts, units)
-
-  Parts(int64_t units, int64_t parts)
-      : units(units),
-        counts(size_t(parts)),
-        first(Array::empty({parts, units}, DType::f64)),
-        second(Array::empty({parts, units}, DType::f64)) {}
-  int64_t parts() const { return int64_t(counts.size()); }
-  double* a(int64_t part, int64_t unit) const { return first.as<double>() + part * units + unit; }
-  double* b(int64_t part, int64_t unit) const { return second.as<double>() + part * units + unit; }
-};
-
-// Statistics of runs: unit u has the runs `r` from element u * stride on. f(unit, part of the runs, its first element,
-// a, b)
-template <class Fn>
-Parts sum_runs(const Runs& r, int64_t units, int64_t stride, Fn&& f) {
-  const int64_t piece = std::min(r.n, kPart), pieces = (r.n + piece - 1) / piece;
-  const int64_t together = std::max<int64_t>(1, kPart / r.n), groups = (r.count + together - 1) / together;
-  Parts out(units, groups * pieces);
-  auto runs_in = [&](int64_t part) { return std::min(together, r.count - part / pieces * together); };
-  auto elements_in = [&](int64_t part) { return std::min(piece, r.n - part % pieces * piece); };
-  for (int64_t p = 0; p < out.parts(); ++p) out.counts[size_t(p)] = runs_in(p) * elements_in(p);
-  int64_t work = piece * std::min(together, r.count);
-  parallel_for(units * out.parts(), std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t u = i / out.parts(), p = i % out.parts();
-      int64_t first = u * stride + p / pieces * together * r.step + p % pieces * piece;
-      f(u, Runs{runs_in(p), r.step, elements_in(p)}, first, out.a(p, u), out.b(p, u));
-    }
-  });
-  return out;
-}
-
-// Statistics of the columns of n matrices of s rows and c columns; unit n * c + column.
-// f(unit, rows, columns, first element, a, b)
-template <class Fn>
-Parts sum_columns(const Channels& k, Fn&& f) {
-  const int64_t width = std::min(k.c, kColumns), pieces = (k.c + width - 1) / width;
-  // Rows that are worth a task, in multiples of the kernels' tile, but no more than 256 parts.
-  const int64_t rows = std::max((2 * kPart / width + 31) / 32 * 32, (k.s + 255) / 256);
-  Parts out(k.planes(), (k.s + rows - 1) / rows);
-  auto rows_in = [&](int64_t part) { return std::min(rows, k.s - part * rows); };
-  for (int64_t p = 0; p < out.parts(); ++p) out.counts[size_t(p)] = rows_in(p);
-  int64_t work = std::min(rows, k.s) * width;
-  parallel_for(k.n * out.parts() * pieces, std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t c = i % pieces * width, p = i / pieces % out.parts(), n = i / pieces / out.parts();
-      int64_t u = n * k.c + c, first = (n * k.s + p * rows) * k.c + c;
-      f(u, rows_in(p), std::min(width, k.c - c), first, out.a(p, u), out.b(p, u));
-    }
-  });
-  return out;
-}
-
-// Mean and biased variance of groups of neighbouring units, `width` each.
-struct Statistics {
-  Array mean, variance;
-};
-Statistics merge_moments(const Parts& parts, int64_t width) {
-  int64_t groups = parts.units / width;
-  Statistics out{Array::empty({groups}, DType::f64), Array::empty({groups}, DType::f64)};
-  int64_t each = 0;
-  for (int64_t n : parts.counts) each += n;
-  const double count = double(each * width);
-  parallel_for(groups, std::max<int64_t>(1, kGrain / (4 * width * parts.parts())), [&](int64_t begin, int64_t end) {
-    double* mean = out.mean.as<double>();
-    double* squares = out.variance.as<double>();
-    std::fill(mean + begin, mean + end, 0.0);
-    std::fill(squares + begin, squares + end, 0.0);
-    auto for_all = [&](auto&& f) {
-      for (int64_t p = 0; p < parts.parts(); ++p)
-        for (int64_t g = begin; g < end; ++g)
-          for (int64_t u = g * width; u < (g + 1) * width; ++u)
-            f(g, double(parts.counts[size_t(p)]), *parts.a(p, u), *parts.b(p, u));
-    };
-    for_all([&](int64_t g, double n, double m, double) { mean[g] += n * m; });
-    for (int64_t g = begin; g < end; ++g) mean[g] /= count;
-    for_all([&](int64_t g, double n, double m, double q) { squares[g] += q + n * (m - mean[g]) * (m - mean[g]); });
-    for (int64_t g = begin; g < end; ++g) squares[g] /= count;
-  });
-  return out;
-}
-
-// One set of moments for each channel, or for each group of `width` channels of each image.
-Statistics moments(const Array& x, const Channels& k, bool batch, int64_t width) {
-  auto& kernel = kernels().normalization;
-  if (k.inner) {
-    auto f = kernel.column_moments[x.dtype];
-    return merge_moments(sum_columns(k, [&](int64_t, int64_t rows, int64_t columns, int64_t first, double* a,
-                                            double* b) { f(at(x, first), rows, k.c, columns, a, b); }),
-                         batch ? 1 : width);
-  }
-  Runs runs = batch ? Runs{k.n, k.c * k.s, k.s} : Runs{1, 0, width * k.s};
-  auto f = kernel.moments[x.dtype];
-  return merge_moments(
-      sum_runs(runs, batch ? k.c : k.planes() / width, runs.n,
-               [&](int64_t, const Runs& r, int64_t first, double* a, double* b) { f(r, at(x, first), a, b); }),
-      1);
-}
-
-// ---- elements ---------------------------------------------------------------------------------------------------
-
-// Rows of coefficients in the type of the arithmetic, one for each channel or for each channel of each image.
-class Coefficients {
- public:
-  Coefficients(int rows, int64_t period, DType t) : table_(Array::empty({rows, period}, compute_dtype(t))) {}
-  int64_t period() const { return table_.size(1); }
-  void set(int row, int64_t i, double v) {
-    if (table_.dtype == DType::f64)
-      table_.as<double>()[row * period() + i] = v;
-    else
-      table_.as<float>()[row * period() + i] = float(v);
-  }
-  // Sets row 0 to the rounded mean and returns what it lacks.
-  double set_mean(int64_t i, double mean) {
-    set(0, i, mean);
-    return table_.dtype == DType::f64 ? 0 : mean - double(float(mean));
-  }
-  const void* get(int row, int64_t i) const { return at(table_, row * period() + i); }
-
- private:
-  Array table_;
-};
-
-// run(first element, n, index of the coefficients) or columns(first element, rows, index) for parts that cover all
-// elements.
-template <class Run, class Columns>
-void for_elements(const Channels& k, const Coefficients& table, Run&& run, Columns&& columns) {
-  if (k.inner) {
-    int64_t rows = std::min(k.s, std::max<int64_t>(1, kGrain / k.c)), blocks = (k.s + rows - 1) / rows;
-    parallel_for(k.n * blocks, std::max<int64_t>(1, kGrain / (rows * k.c)), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        int64_t n = i / blocks, r = i % blocks * rows;
-        columns((n * k.s + r) * k.c, std::min(rows, k.s - r), n * k.c % table.period());
-      }
-    });
-    return;
-  }
-  int64_t piece = std::min(k.s, kPart), pieces = (k.s + piece - 1) / piece;
-  parallel_for(k.planes() * pieces, std::max<int64_t>(1, kGrain / piece), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t plane = i / pieces, first = i % pieces * piece;
-      run(plane * k.s + first, std::min(piece, k.s - first), plane % table.period());
-    }
-  });
-}
-
-// y = (x - m) scale + shift, with rows m, scale, shift of the table
-Array normalize(const Array& x, const Channels& k, const Coefficients& t) {
-  Array y = Array::empty_like(x);
-  auto run = kernels().normalization.normalize_run[x.dtype];
-  auto columns = kernels().normalization.normalize_columns[x.dtype];
-  for_elements(
-      k, t, [&](int64_t e, int64_t n, int64_t i) { run(at(x, e), at(y, e), n, t.get(0, i), t.get(1, i), t.get(2, i)); },
-      [&](int64_t e, int64_t rows, int64_t i) {
-        columns(at(x, e), at(y, e), rows, k.c, t.get(0, i), t.get(1, i), t.get(2, i));
-      });
-  return y;
-}
-
-// dx = a dy + b (x - m) + c, with rows m, a, b, c of the table
-Array normalize_backward(const Array& x, const Array& dy, const Channels& k, const Coefficients& t) {
-  Array dx = Array::empty_like(x);
-  auto run = kernels().normalization.normalize_run_backward[x.dtype];
-  auto columns = kernels().normalization.normalize_columns_backward[x.dtype];
-  for_elements(
-      k, t,
-      [&](int64_t e, int64_t n, int64_t i) {
-        run(at(x, e), at(dy, e), at(dx, e), n, t.get(0, i), t.get(1, i), t.get(2, i), t.get(3, i));
-      },
-      [&](int64_t e, int64_t rows, int64_t i) {
-        columns(at(x, e), at(dy, e), at(dx, e), rows, k.c, t.get(0, i), t.get(1, i), t.get(2, i), t.get(3, i));
-      });
-  return dx;
 }
 
 // The affine part of a normalization whose statistic g = group(plane) belongs to a plane, for planes [0, period).
@@ -315,41 +117,6 @@ Channels merged(Channels k) { return k.inner ? Channels{1, k.c, k.n * k.s, true}
 
 // ---- gradients --------------------------------------------------------------------------------------------------
 
-// For each unit (a channel, or a channel of an image): the sums of dy and of dy (x - mean).
-struct Sums {
-  Array plain, product;
-};
-Sums gradient_sums(const Array& x, const Array& dy, const Channels& k, bool batch, const Coefficients& table,
-                   const std::vector<double>& low) {
-  auto& kernel = kernels().normalization;
-  auto sum = [&] {
-    if (k.inner) {
-      auto f = kernel.column_gradient_sums[x.dtype];
-      return sum_columns(k, [&](int64_t u, int64_t rows, int64_t columns, int64_t e, double* a, double* b) {
-        f(at(x, e), at(dy, e), rows, k.c, columns, table.get(0, u), a, b);
-      });
-    }
-    Runs runs = batch ? Runs{k.n, k.c * k.s, k.s} : Runs{1, 0, k.s};
-    auto f = kernel.gradient_sums[x.dtype];
-    return sum_runs(runs, batch ? k.c : k.planes(), k.s,
-                    [&](int64_t u, const Runs& r, int64_t e, double* a, double* b) {
-                      f(r, at(x, e), at(dy, e), table.get(0, u), a, b);
-                    });
-  };
-  Parts parts = sum();
-  Sums out{Array::zeros({parts.units}, DType::f64), Array::zeros({parts.units}, DType::f64)};
-  double *plain = out.plain.as<double>(), *product = out.product.as<double>();
-  parallel_for(parts.units, std::max<int64_t>(1, kGrain / (4 * parts.parts())), [&](int64_t begin, int64_t end) {
-    for (int64_t p = 0; p < parts.parts(); ++p)
-      for (int64_t u = begin; u < end; ++u) {
-        plain[u] += *parts.a(p, u);
-        product[u] += *parts.b(p, u);
-      }
-    for (int64_t u = begin; u < end; ++u) product[u] -= low[size_t(u)] * plain[u];
-  });
-  return out;
-}
-
 MaybeArray rounded(bool wanted, const Array& a, DType t) {
   if (!wanted) return std::nullopt;
   return t == DType::f64 ? a : astype(a, t);
@@ -363,69 +130,7 @@ NormGradients no_elements(const Array& x, DType t, bool need_input, bool need_we
   return out;
 }
 
-// ---- on a GPU ---------------------------------------------------------------------------------------------------
-
-gpu::ChannelShape shape_on_gpu(const Channels& k, bool batch, int64_t width) {
-  gpu::ChannelShape g{k.n, k.c, k.s, k.inner, batch, width, 1, 0};
-  // Parts that a block reads twice from its caches, in whole accesses, but no more than 64 of them.
-  const int64_t most = k.inner ? 512 : 8192, count = g.elements();
-  g.part = std::max(most, (count + 63) / 64 + 15) / 16 * 16;
-  g.parts = (count + g.part - 1) / g.part;
-  return g;
-}
-
-void* pointer(const MaybeArray& a) { return a ? a->data : nullptr; }
-Array doubles(int64_t n, const Array& x) { return Array::empty({n}, DType::f64, x.device()); }
-
-Statistics moments_on_gpu(const char* op, const Array& x, const Channels& k, bool batch, int64_t width) {
-  const gpu::ChannelShape g = shape_on_gpu(k, batch, width);
-  Statistics s{doubles(g.units() / width, x), doubles(g.units() / width, x)};
-  Array partial = doubles(2 * g.parts * g.units(), x);
-  cuda::check(op, cuda::launchers().channel_moments(g, x.dtype, x.data, partial.as<double>(), s.mean.as<double>(),
-                                                    s.variance.as<double>(), cuda::stream(x.device())));
-  return s;
-}
-
-void update_running_on_gpu(const char* op, const MaybeArray& mean, const MaybeArray& var, const Statistics& s,
-                           int64_t images, double count, double momentum) {
-  if (!mean) return;
-  auto update = [&](const Array& running, const Array& units, double factor) {
-    cuda::check(op, cuda::launchers().channel_running(units.as<double>(), images, running.size(0), momentum, factor,
-                                                      running.dtype, running.data, running.stride(0),
-                                                      cuda::stream(running.device())));
-    running.bump_version();
-  };
-  update(*mean, s.mean, 1);
-  update(*var, s.variance, count / (count - 1));
-}
-
-Normalized normalize_on_gpu(const char* op, const Array& x, const Channels& k, bool batch, int64_t width,
-                            const Statistics& s, double eps, const MaybeArray& w, const MaybeArray& b) {
-  const gpu::ChannelShape g = shape_on_gpu(k, batch, width);
-  Array y = Array::empty_like(x), rstd = doubles(g.units() / width, x);
-  Array table = Array::empty({4 * g.units()}, compute_dtype(x.dtype), x.device());
-  cuda::check(op, cuda::launchers().channel_normalize(g, x.dtype, x.data, y.data, s.mean.as<double>(),
-                                                      s.variance.as<double>(), eps, pointer(w), pointer(b),
-                                                      rstd.as<double>(), table.data, cuda::stream(x.device())));
-  return {y, s.mean, rstd};
-}
-
-NormGradients backward_on_gpu(const char* op, const Array& x, const Array& dy, const Channels& k, bool batch,
-                              int64_t width, bool training, const MaybeArray& w, const Array& mean, const Array& rstd,
-                              DType parameters, bool need_input, bool need_weight, bool need_bias) {
-  const gpu::ChannelShape g = shape_on_gpu(k, batch, width);
-  MaybeArray dx, dw, db;
-  if (need_input) dx = Array::empty_like(x);
-  if (need_weight) dw = Array::empty({k.c}, parameters, x.device());
-  if (need_bias) db = Array::empty({k.c}, parameters, x.device());
-  Array partial = doubles(2 * (g.parts + 1) * g.units(), x);
-  Array table = Array::empty({4 * g.units()}, compute_dtype(x.dtype), x.device());
-  cuda::check(op, cuda::launchers().channel_normalize_backward(g, training, x.dtype, x.data, dy.data, pointer(dx),
-                                                               pointer(w), mean.as<double>(), rstd.as<double>(),
-                                                               partial.as<double>(), table.data, parameters,
-                                                               pointer(dw), pointer(db), cuda::stream(x.device())));
-  return {dx, dw, db};
-}
+// ---- ops --------------------------------------------------------------------------------------------------------
 
 Normalized group_forward(const char* op, const Array& input, int64_t groups, const MaybeArray& weight,
                          const MaybeArray& bias, double eps, const MaybeArray& running_mean,
@@ -433,7 +138,7 @@ Normalized group_forward(const char* op, const Array& input, int64_t groups, con
   Array x = input;
   Channels k = channels_of(x);
   MaybeArray w = parameter(op, "weight", weight, {k.c}, x.dtype), b = parameter(op, "bias", bias, {k.c}, x.dtype);
-  if (x.numel() == 0) return {Array::empty_like(x), Array::empty({0}, DType::f64), Array::empty({0}, DType::f64)};
+  if (x.numel() == 0) return no_statistics(x);
   const int64_t width = k.c / groups;
   Array exact = in_float64(x, width * k.s) ? astype(x, DType::f64) : x;
   if (x.on_cuda()) {
@@ -468,7 +173,7 @@ Normalized batch_norm_statistics(const Array& input, const MaybeArray& weight, c
                       ": running_mean and running_var are None; expected both with training=False");
   MaybeArray w = parameter(op, "weight", weight, {channels}, x.dtype);
   MaybeArray b = parameter(op, "bias", bias, {channels}, x.dtype);
-  if (x.numel() == 0) return {Array::empty_like(x), Array::empty({0}, DType::f64), Array::empty({0}, DType::f64)};
+  if (x.numel() == 0) return no_statistics(x);
   Channels k = merged(channels_of(x));
   const int64_t count = x.numel() / channels;
   require<ValueError>(!training || count > 1, op,
