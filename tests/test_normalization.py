@@ -9,8 +9,6 @@ from fastnn import _C, reference
 from guarded import guarded, poison
 
 ON_CUDA = True
-# Statistics in numpy arrays: a GPU writes to copies of them.
-NOT_ON_CUDA = {"test_running_statistics", "test_running_statistics_in_other_memory"}
 BF16 = np.dtype(ml_dtypes.bfloat16)
 F32 = np.dtype(np.float32)
 TOLERANCE = {F32: 1e-5, np.dtype(np.float64): 1e-12, BF16: 1e-2, np.dtype(np.float16): 2e-3}

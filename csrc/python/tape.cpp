@@ -211,7 +211,12 @@ PyObject* call_with_tensors(OpObject* op, PyObject* const* args, Py_ssize_t narg
 // A call with numpy arrays among the arguments. Out of line: the frame that it needs would slow down other calls.
 __attribute__((noinline)) PyObject* call_with_numpy(OpObject* op, PyObject* const* args, Py_ssize_t nargs, bool record,
                                                     bool first_is_numpy) {
+  struct Moved {  // to the implicit device
+    Array host, device;
+    int64_t version;
+  };
   std::vector<PyObject*> converted(size_t(nargs), nullptr), owned;
+  std::vector<Moved> moved;
   bool ok = true;
   for (Py_ssize_t i = 0; ok && i < nargs; ++i) {
     converted[size_t(i)] = args[i];
@@ -220,6 +225,10 @@ __attribute__((noinline)) PyObject* call_with_numpy(OpObject* op, PyObject* cons
     if (t && implicit_device.on_cuda()) [[unlikely]] {
       Array array = as_tensor(t)->array;  // without the GIL it must be ours
       Py_SETREF(t, move_to(array, implicit_device));
+      if (t) {
+        const Array& there = as_tensor(t)->array;
+        if (there.storage) moved.push_back({array, there, there.storage->version.load()});
+      }
     }
     if (!t)
       ok = false;
@@ -227,6 +236,13 @@ __attribute__((noinline)) PyObject* call_with_numpy(OpObject* op, PyObject* cons
       owned.push_back(converted[size_t(i)] = t);
   }
   PyObject* out = ok ? call_with_tensors(op, converted.data(), nargs, record) : nullptr;
+  try {
+    for (Moved& m : moved)  // what the op wrote to comes back
+      if (out && m.device.storage->version.load() != m.version) copy(m.device, m.host);
+  } catch (...) {
+    set_python_error();
+    Py_CLEAR(out);
+  }
   if (out && first_is_numpy && !record) out = outputs_to_numpy(out);
   for (PyObject* t : owned) Py_DECREF(t);
   return out;
