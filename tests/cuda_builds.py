@@ -90,9 +90,14 @@ def emulated_library(mode: str = "plain") -> Path:
 
 def sanitizer_environment() -> dict[str, str]:
     """Environment variables under which Python can load a library of the "sanitize" mode."""
-    find = [host_compiler() or "c++", "-print-file-name=libasan.so"]
-    library = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
-    return {"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    # With the C++ library, or the sanitizer's throw finds nothing to call: Python itself does not load it.
+    libraries = [
+        subprocess.run(
+            [host_compiler() or "c++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    return {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 
 class Emulation:
@@ -161,8 +166,7 @@ def compiled(source: Path, architecture: str) -> Compiled:
     """`source` compiled for "sm_80" or "sm_90a", without a GPU."""
     command = [
         str(nvcc()),
-        "-std=c++20",
-        "-O3",
+        *_NVCC_FLAGS,
         f"-gencode={_code(architecture)}",
         "-Xptxas",
         "-v",

@@ -31,6 +31,9 @@ NOT_SUPPORTED = {
     ("div", "floor_rounding"): "rounding modes",
     ("div", "trunc_rounding"): "rounding modes",
 }
+# Of the largest value, beside twice torch's own error, where it is not one. Logits of these samples reach 12: the last
+# bit is 8 ulps of a probability, and which of two orders of their sums is nearer is chance.
+ULPS = {"nn.functional.linear_cross_entropy": 4}
 
 
 def function_of(op):
@@ -38,6 +41,16 @@ def function_of(op):
         return OTHER_NAMES[op.name]
     prefix, _, last = op.name.rpartition(".")
     return getattr(F, last, None) if last in F.__all__ and prefix in ("", "nn.functional") else None
+
+
+def theirs_of(op):
+    if op.name != "nn.functional.linear_cross_entropy":
+        return op.op
+
+    def theirs(input, *args, options=None, **kwargs):  # the reference in float64 takes no type of sums
+        return op.op(input, *args, options=None if input.dtype == torch.float64 else options, **kwargs)
+
+    return theirs
 
 
 OPS = [op for op in database.op_db if function_of(op)]
@@ -68,7 +81,9 @@ def conform(op, dtype, few):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                conformance.check(ours, op.op, call, sample.output_process_fn_grad, layouts)
+                conformance.check(
+                    ours, theirs_of(op), call, sample.output_process_fn_grad, layouts, ULPS.get(op.name, 1)
+                )
         except NotImplementedError as error:
             if (op.name, op.variant_test_name) not in NOT_SUPPORTED:
                 raise AssertionError(f"{sample.summary()}: {error}") from error

@@ -60,7 +60,7 @@ GPU_FN void store_row(T* to, const S (&own)[Tile::OWN], S factor, int columns, i
 }
 
 template <class T, int SIZE>
-__global__ void __launch_bounds__(kThreads) forward_kernel(AttentionCall a, HeadMatrix y, Scalar<T>* log_sum) {
+__global__ void __launch_bounds__(kThreads, 1) forward_kernel(AttentionCall a, HeadMatrix y, Scalar<T>* log_sum) {
   using S = Scalar<T>;
   using Tile = TileOf<S, SIZE>;
   GPU_DYNAMIC_SHARED(memory);
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads)
 // and a second matrix (query and dy; or key and value), and so have columns (key and value; or query and dy):
 //   p = exp(scale first first' + bias - log_sum),  ds = p (second second' - delta)
 template <class T, int SIZE, bool BY_KEYS>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(AttentionCall a, HeadMatrix dy, const Scalar<T>* __restrict__ log_sum,
                     const Scalar<T>* __restrict__ delta, HeadMatrix d_first, HeadMatrix d_second,
                     Scalar<T>* __restrict__ dmask) {

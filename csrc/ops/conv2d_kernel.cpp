@@ -16,6 +16,10 @@ constexpr int kChannels = 6, kVectors = 2, kTaps = 5, kWeightChannels = 2, kMaxT
 constexpr int kChannels = 6, kVectors = 1, kTaps = 3, kWeightChannels = 2, kMaxTaps = 4;
 #endif
 
+// Pixels whose products are added one after another before they join a sum: longer chains round worse, shorter ones
+// read and write the sums more often.
+constexpr int64_t kChain = 128;
+
 template <class T>
 void copy_image(const void* px, int64_t x_channel, int64_t x_row, int64_t channels, int64_t rows, int64_t cols,
                 void* to, int64_t to_channel, int64_t to_row) {
@@ -198,34 +202,37 @@ void weight_block(const WeightTile& t, int cols) {
   constexpr int L = V::kLanes;
   S* c = static_cast<S*>(t.c);
   const int last = cols - (N - 1) * L;  // columns of the last vector
-  V acc[R][N];
-#pragma GCC unroll 16
-  for (int m = 0; m < R; ++m)
-#pragma GCC unroll 2
-    for (int j = 0; j < N; ++j) acc[m][j] = V::load(c + m * t.c_row + j * L, j == N - 1 ? last : L);
   const S* g = static_cast<const S*>(t.g);
+  const int64_t some = std::max<int64_t>(1, kChain / t.width);  // rows of a chain of sums
   for (int64_t b = 0; b < t.images; ++b)
-    for (int64_t r = 0; r < t.rows; ++r) {
-      const S* base = static_cast<const S*>(t.x) + b * t.x_image + r * t.x_row;
-      const S* p[R];
+    for (int64_t r = 0; r < t.rows;) {
+      V acc[R][N] = {};
+      for (const int64_t end = std::min(t.rows, r + some); r < end; ++r) {
+        const S* base = static_cast<const S*>(t.x) + b * t.x_image + r * t.x_row;
+        const S* p[R];
 #pragma GCC unroll 16
-      for (int m = 0; m < R; ++m) p[m] = base + t.offsets[m];
-      for (int64_t i = 0, at = 0; i < t.width; ++i, at += t.x_step, g += t.g_step) {
-        V w[N];
+        for (int m = 0; m < R; ++m) p[m] = base + t.offsets[m];
+        for (int64_t i = 0, at = 0; i < t.width; ++i, at += t.x_step, g += t.g_step) {
+          V w[N];
 #pragma GCC unroll 2
-        for (int j = 0; j < N; ++j) w[j] = V::load(g + j * L);
+          for (int j = 0; j < N; ++j) w[j] = V::load(g + j * L);
 #pragma GCC unroll 16
-        for (int m = 0; m < R; ++m) {
-          V x = V(p[m][at]);
+          for (int m = 0; m < R; ++m) {
+            V x = V(p[m][at]);
 #pragma GCC unroll 2
-          for (int j = 0; j < N; ++j) acc[m][j] = fma(x, w[j], acc[m][j]);
+            for (int j = 0; j < N; ++j) acc[m][j] = fma(x, w[j], acc[m][j]);
+          }
         }
       }
-    }
 #pragma GCC unroll 16
-  for (int m = 0; m < R; ++m)
+      for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2
-    for (int j = 0; j < N; ++j) acc[m][j].store(c + m * t.c_row + j * L, j == N - 1 ? last : L);
+        for (int j = 0; j < N; ++j) {
+          const int lanes = j == N - 1 ? last : L;
+          S* sums = c + m * t.c_row + j * L;
+          (V::load(sums, lanes) + acc[m][j]).store(sums, lanes);
+        }
+    }
 }
 
 template <class T>

@@ -177,7 +177,8 @@ CrossEntropyTarget read_target(const char* op, const Dims& shape, DType dtype, c
   const int axis = shape.n == 1 ? 0 : 1;
   const int64_t classes = shape[axis];
   check_weight(op, weight, dtype, classes);
-  if (target.shape == shape) {
+  const bool probabilities = target.shape == shape;
+  if (probabilities) {
     require<TypeError>(is_float(target.dtype), op, ": target has the shape of the logits and dtype ",
                        name(target.dtype), "; expected probabilities of dtype ", name(dtype),
                        ", or class indices of shape ", without(shape, axis));
@@ -192,7 +193,7 @@ CrossEntropyTarget read_target(const char* op, const Dims& shape, DType dtype, c
     r.summary = labels.summary;
     r.arguments.labels = r.values.as<int64_t>();
   }
-  if (r.reduction == Reduction::mean && r.arguments.probabilities)
+  if (r.reduction == Reduction::mean && probabilities)
     r.divisor = double(classes ? r.values.numel() / classes : 0);
   else if (r.reduction == Reduction::mean && !target.on_cuda())
     r.divisor = weight_of_labels(r.values, weight, ignore_index);

@@ -261,8 +261,9 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
   FlushSubnormals flush;
   const GemmKernels& kernel = fastnn::kernels().gemm;
   const int64_t item = int64_t(size_of(dtype)), scalar = int64_t(size_of(compute_type(dtype)));
+  const bool widens = e.wide && item != scalar, few = m <= kFewRows && k > 0 && !widens;
 
-  if (m <= kFewRows && b.row == 1 && a.col == 1 && k > 0 && !e.residual && !e.accumulate) {
+  if (few && b.row == 1 && a.col == 1 && !e.residual && !e.accumulate) {
     int64_t grain = std::max<int64_t>(8, kFlopsPerChunk / (2 * m * k) / 8 * 8);
     parallel_for(divide_up(n, 8), grain / 8, [&](int64_t begin, int64_t end) {
       int64_t j = begin * 8, cols = std::min(n, end * 8) - j;
@@ -273,23 +274,26 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
     return;
   }
 
-  if (m <= kFewRows && b.col == 1 && k > 0) return few_rows(dtype, m, n, k, a, b, c, ldc, e);
-  if (n == 1 && ldc == 1 && !e.bias && m > kFewRows) {  // a column: the transposed product has few rows
+  if (few && b.col == 1) return few_rows(dtype, m, n, k, a, b, c, ldc, e);
+  if (n == 1 && ldc == 1 && !e.bias && m > kFewRows && !widens) {  // a column: the transposed product has few rows
     return gemm(dtype, 1, m, k, {b.data, b.col, b.row}, {a.data, a.col, a.row}, c, m, e);
   }
 
   const TileShape shape = kernel.tile_shape[dtype]();
   const bool pairs = dtype == DType::bf16 && kernel.tile_pairs;
   const auto pack = pairs ? kernel.pack_pairs : kernel.pack_panel[dtype];
+  const auto sums_tile = pairs ? kernel.tile_pairs_sums : kernel.tile[compute_type(dtype)];
   Product p{item,
-            item,
+            widens ? scalar : item,
             scalar,
             pairs ? 2 : 1,
             shape.lanes,
             pack,
             pack,
-            pairs ? kernel.tile_pairs : kernel.tile[dtype],
-            pairs ? kernel.tile_pairs_sums : kernel.tile[compute_type(dtype)],
+            widens  ? sums_tile
+            : pairs ? kernel.tile_pairs
+                    : kernel.tile[dtype],
+            sums_tile,
             rows_of(a, m, shape.rows),
             columns_of(b, n, 2 * shape.lanes),
             scalar == item && n <= 128,

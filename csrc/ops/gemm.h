@@ -15,7 +15,8 @@ struct Epilogue {
   const void* bias = nullptr;      // one per column, in the compute type (float; double for float64)
   const void* residual = nullptr;  // like C
   Activation activation = Activation::none;
-  bool accumulate = false;  // adds to C, before the rest; not for 16-bit types, whose C would round the sums
+  bool accumulate = false;  // adds to C, before the rest; not for a C of 16-bit types, which would round the sums
+  bool wide = false;        // C and residual are in the compute type
 };
 
 // c[i * ldc + j] = f(sum_p a(i, p) b(p, j) + bias[j] + residual(i, j)) for i < m, j < n; k may be zero.

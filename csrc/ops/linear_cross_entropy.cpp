@@ -20,15 +20,6 @@ struct Needs {
 
 DType saved_type(DType dtype) { return dtype == DType::f16 ? DType::f32 : dtype; }
 
-// to = from * factor, or added to it.
-template <class T>
-void convert_scaled(const T* from, float* to, int64_t n, double factor, bool add) {
-  parallel_for(n, 16384, [&](int64_t begin, int64_t end) {
-    const float f = float(factor);
-    for (int64_t i = begin; i < end; ++i) to[i] = (add ? to[i] : 0.0f) + convert<float>(from[i]) * f;
-  });
-}
-
 class LinearCrossEntropy {
  public:
   LinearCrossEntropy(const Array& input, const Array& weight, const std::optional<Array>& bias, const Array& target,
@@ -52,8 +43,14 @@ class LinearCrossEntropy {
     }
     Dims logits = input.ndim() == 1 ? Dims{classes_} : Dims{n_, classes_};
     target_ = read_target(kOp, logits, dtype_, target, class_weight, ignore_index, reduction, label_smoothing);
+    // Logits are never rounded to 16 bits: with them, all that their kernel reads.
+    auto widen = [&](Array& a, const void*& p) {
+      if (p) a = astype(a, compute_type(dtype_)), p = a.data;
+    };
+    widen(target_.weight, target_.arguments.weight);
+    widen(target_.values, target_.arguments.probabilities);
     loss_shape_ = input.ndim() == 1 ? Dims() : Dims{n_};
-    const int64_t row = std::max<int64_t>(1, classes_ * item());
+    const int64_t row = std::max<int64_t>(1, classes_ * int64_t(size_of(compute_type(dtype_))));
     block_ = std::max({std::min({n_, kRows, kMostBytes / row}), kBlockBytes / row, kFewestRows});
   }
 
@@ -66,44 +63,51 @@ class LinearCrossEntropy {
     CrossEntropyRows rows = target_.arguments;
     rows.scale *= boost;
     const DType saved = saved_type(dtype_), wide = compute_type(dtype_);
-    Array logits = Array::empty({std::min(block_, n_), classes_}, dtype_);
-    Array gradient = needs.any() ? saved == dtype_ ? logits : Array::empty(logits.shape, saved) : Array();
-    Array losses, dx, dw, db;
-    if (target_.reduction == Reduction::none) losses = Array::zeros(loss_shape_, dtype_);
+    Array logits = Array::empty({std::min(block_, n_), classes_}, wide), losses, dx, dw, db;
+    if (target_.reduction == Reduction::none) losses = Array::zeros(loss_shape_, wide);
     if (needs.input) dx = Array::empty({n_, k_}, saved);
     if (needs.weight) dw = n_ ? Array::empty({classes_, k_}, wide) : Array::zeros({classes_, k_}, wide);
     if (needs.bias) db = Array::zeros({classes_}, wide);
 
-    auto kernel = kernels().cross_entropy.cross_entropy_rows[dtype_];
+    auto kernel = kernels().cross_entropy.cross_entropy_rows[wide];
+    const int64_t wide_item = int64_t(size_of(wide));
     double total = 0;
     for (int64_t r = 0; r < n_; r += block_) {
       const int64_t m = std::min(block_, n_ - r);
       const Matrix x{x_.data + r * x_.stride(0) * item(), x_.stride(0), x_.stride(1)};
-      Epilogue plus_bias;
-      plus_bias.bias = bias_.data;
       gemm(dtype_, m, classes_, k_, x, {weight_.data, weight_.stride(1), weight_.stride(0)}, logits.data, classes_,
-           plus_bias);
+           {.bias = bias_.data, .wide = true});
       CrossEntropyRows part = rows;
       part.x = logits.data;
-      part.dx = gradient.data;
+      part.dx = needs.any() ? logits.data : nullptr;
       if (rows.labels) part.labels = rows.labels + r;
-      if (rows.probabilities) part.probabilities = at(rows.probabilities, r * classes_ * item());
-      if (losses.data) part.losses = losses.data + r * item();
+      if (rows.probabilities) part.probabilities = at(rows.probabilities, r * classes_ * wide_item);
+      if (losses.data) part.losses = losses.data + r * wide_item;
       total += sum_blocks(m, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, classes_)),
                           [&](int64_t begin, int64_t end) { return kernel(part, begin, end); });
       if (!needs.any()) continue;
-      finish_gradient(gradient, logits, m, row_grads, r);
-      const Matrix g{logits.data, classes_, 1};
-      if (needs.input) multiply_back(g, m, dx, r, boost);
-      if (needs.weight) add_weight_gradient(g, m, x, dw, r > 0);
-      if (needs.bias) add_columns(logits, m, db);
+      Array gradient = logits.view({m, classes_}, {classes_, 1});
+      if (row_grads)
+        visit_float(dtype_, [&]<class T>(T*) {
+          scale_rows(gradient, [factor = row_grads->as<T>() + r](int64_t i) { return convert<double>(factor[i]); });
+        });
+      if (needs.bias) add_columns(gradient, db);
+      gradient = astype(gradient, dtype_);
+      const Matrix g{gradient.data, classes_, 1}, g_t{gradient.data, 1, classes_};
+      if (needs.input)
+        gemm(dtype_, m, k_, classes_, g, {weight_.data, weight_.stride(0), weight_.stride(1)},
+             dx.data + r * k_ * int64_t(size_of(saved)), k_, {.wide = saved != dtype_});
+      if (needs.weight) gemm(dtype_, classes_, k_, m, g_t, x, dw.data, k_, {.accumulate = r > 0, .wide = true});
     }
+    if (boost != 1)
+      for (Array* sums : {&dx, &dw, &db})
+        if (sums->data) scale_rows(*sums, [&](int64_t) { return 1 / boost; });
     LinearGradients gradients;
     if (needs.input) std::get<0>(gradients) = dx.view(x_shape(), contiguous_strides(x_shape()));
-    if (needs.weight) std::get<1>(gradients) = finish(dw, saved, 1 / boost);
-    if (needs.bias) std::get<2>(gradients) = finish(db, saved, 1 / boost);
-    Array loss = losses.data || target_.reduction == Reduction::none ? losses : scalar(total / target_.divisor, dtype_);
-    return {std::move(loss), std::move(gradients)};
+    if (needs.weight) std::get<1>(gradients) = astype(dw, saved);
+    if (needs.bias) std::get<2>(gradients) = astype(db, saved);
+    const bool each = target_.reduction == Reduction::none;
+    return {each ? astype(losses, dtype_) : scalar(total / target_.divisor, dtype_), std::move(gradients)};
   }
 
  private:
@@ -111,57 +115,25 @@ class LinearCrossEntropy {
   Dims x_shape() const { return loss_shape_.n ? Dims{n_, k_} : Dims{k_}; }
   static const void* at(const void* p, int64_t bytes) { return static_cast<const char*>(p) + bytes; }
 
-  // Rows of the logits' gradient, in `logits`, each times its own value of row_grads.
-  void finish_gradient(const Array& gradient, const Array& logits, int64_t m, const Array* row_grads, int64_t r) {
-    if (!row_grads && gradient.dtype == dtype_) return;
-    auto kernel = kernels().cross_entropy.cross_entropy_scale[dtype_];
-    const int64_t from = classes_ * int64_t(size_of(gradient.dtype)), to = classes_ * item();
-    visit_float(dtype_, [&]<class T>(T*) {
-      const T* factor = row_grads ? row_grads->as<T>() + r : nullptr;
-      parallel_for(m, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, classes_)), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          kernel(gradient.data + i * from, nullptr, factor ? convert<double>(factor[i]) : 1.0, logits.data + i * to,
-                 classes_);
-      });
+  // Row i of an array in the compute type, times factor(i).
+  template <class F>
+  static void scale_rows(const Array& a, F&& factor) {
+    const int64_t rows = a.size(0), n = a.numel() / std::max<int64_t>(1, rows), bytes = n * int64_t(size_of(a.dtype));
+    auto kernel = kernels().cross_entropy.cross_entropy_scale[a.dtype];
+    parallel_for(rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, n)), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) kernel(a.data + i * bytes, nullptr, factor(i), a.data + i * bytes, n);
     });
   }
 
-  void multiply_back(Matrix g, int64_t m, Array& dx, int64_t r, double boost) {
-    const Matrix w{weight_.data, weight_.stride(0), weight_.stride(1)};
-    if (dx.dtype == dtype_) return gemm(dtype_, m, k_, classes_, g, w, dx.data + r * k_ * item(), k_, {});
-    Scratch part(size_t(m * k_ * item()));
-    gemm(dtype_, m, k_, classes_, g, w, part.as<char>(), k_, {});
-    convert_scaled(part.as<f16>(), dx.as<float>() + r * k_, m * k_, 1 / boost, false);
-  }
-
-  void add_weight_gradient(Matrix g, int64_t m, Matrix x, Array& dw, bool add) {
-    const Matrix g_t{g.data, g.col, g.row};
-    Epilogue e;
-    e.accumulate = add;
-    if (dw.dtype == dtype_) return gemm(dtype_, classes_, k_, m, g_t, x, dw.data, k_, e);
-    Scratch part(size_t(classes_ * k_ * item()));
-    gemm(dtype_, classes_, k_, m, g_t, x, part.as<char>(), k_, {});
-    visit_float(dtype_, [&]<class T>(T*) {
-      if constexpr (sizeof(T) == 2) convert_scaled(part.as<T>(), dw.as<float>(), classes_ * k_, 1, add);
-    });
-  }
-
-  void add_columns(const Array& logits, int64_t m, Array& db) {
-    auto kernel = kernels().gemm.sum_rows[dtype_];
+  // db += sums of the columns of a.
+  static void add_columns(const Array& a, const Array& db) {
+    auto kernel = kernels().gemm.sum_rows[a.dtype];
     constexpr int64_t kColumns = 256;
-    const int64_t wide = int64_t(size_of(db.dtype));
-    parallel_for(divide_up(classes_, kColumns), std::max<int64_t>(1, 65536 / (kColumns * m)),
-                 [&](int64_t begin, int64_t end) {
-                   const int64_t c = begin * kColumns, count = std::min(classes_, end * kColumns) - c;
-                   kernel(logits.data + c * item(), m, classes_, count, db.data + c * wide);
-                 });
-  }
-
-  static Array finish(const Array& sums, DType saved, double factor) {
-    if (factor == 1) return astype(sums, saved);
-    Array out = Array::empty(sums.shape, saved);
-    convert_scaled(sums.as<float>(), out.as<float>(), sums.numel(), factor, false);
-    return out;
+    const int64_t m = a.size(0), n = a.size(1), item = int64_t(size_of(a.dtype));
+    parallel_for(divide_up(n, kColumns), std::max<int64_t>(1, 65536 / (kColumns * m)), [&](int64_t begin, int64_t end) {
+      const int64_t c = begin * kColumns, count = std::min(n, end * kColumns) - c;
+      kernel(a.data + c * item, m, n, count, db.data + c * item);
+    });
   }
 
   DType dtype_;
