@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cuda_builds
@@ -20,25 +21,33 @@ pytestmark = [
 FILES = [path for path in sorted(Path(__file__).parent.glob("test_*.py")) if "\nON_CUDA = " in path.read_text()]
 
 
-@pytest.mark.parametrize("mode", ["hooks", "sanitize"])
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_ops_on_a_checked_gpu(path, mode):
+MODES = ("hooks", "sanitize")
+
+
+def run(path, mode):
     environment = {**os.environ, "FASTNN_TEST_EMULATION": mode}
     if mode == "sanitize":
         environment.update(cuda_builds.sanitizer_environment())
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "full",
-        "-k",
-        "cuda",
-        str(path),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
+    options = ("-q", "-x", "-p", "no:cacheprovider", "-m", "full", "-k", "cuda")
+    command = [sys.executable, "-m", "pytest", *options, str(path)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
+
+
+@pytest.fixture(scope="module")
+def runs(request):
+    """Runs of the tests that were selected, by (path, mode): one for each processor at a time."""
+    wanted = [item.callspec.params for item in request.session.items if item.module is request.module]
+    for mode in {each["mode"] for each in wanted}:
+        cuda_builds.emulated_library(mode)  # once, not by several processes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        started = {(each["path"], each["mode"]): pool.submit(run, each["path"], each["mode"]) for each in wanted}
+        yield started
+        for future in started.values():
+            future.cancel()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_ops_on_a_checked_gpu(path, mode, runs):
+    done = runs[path, mode].result()
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]

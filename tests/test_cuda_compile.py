@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import cuda_builds
 import pytest
@@ -15,12 +17,23 @@ NO_KERNELS = {"library", "runtime"}
 FILES = [path for path in sorted(cuda_builds.CUDA.glob("*.cu")) if path.stem not in NO_KERNELS]
 
 
+@pytest.fixture(scope="module")
+def reports(request):
+    """What was compiled of the tests that were selected, by (path, architecture): on every processor."""
+    wanted = [item.callspec.params for item in request.session.items if item.module is request.module]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {
+            (each["path"], each["architecture"]): pool.submit(cuda_builds.compiled, each["path"], each["architecture"])
+            for each in wanted
+        }
+
+
 @pytest.mark.parametrize("architecture", cuda_builds.ARCHITECTURES)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_no_spills(path, architecture):
+def test_no_spills(path, architecture, reports):
     if path.stem.endswith("_sm90") and architecture != "sm_90a":
         pytest.skip("instructions of sm_90a")
-    compiled = cuda_builds.compiled(path, architecture)
+    compiled = reports[path, architecture].result()
     assert compiled.kernels
     assert not [k.name for k in compiled.kernels if k.spill_stores or k.spill_loads]
     if path.stem not in SINGLE_ELEMENTS:
