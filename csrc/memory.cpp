@@ -20,7 +20,7 @@ constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kHugeFrom = size_t(4) << 20;      // below, a huge page would waste up to half of itself
 constexpr int64_t kHeldFloor = int64_t(64) << 20;  // small processes never trim
 constexpr int kBins = 400;
-constexpr int64_t kWindowNs = 2'000'000'000;  // a step repeated within this time finds its blocks warm
+constexpr int64_t kWindowNs = 5'000'000'000;  // a step repeated within this time finds its blocks warm
 
 // A size class every eighth of a doubling: at most 12.5 % of a block is waste.
 size_t class_size(size_t bytes) {

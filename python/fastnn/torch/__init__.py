@@ -3,6 +3,6 @@
 fastnn's functions take torch tensors also without this import, and `import fastnn` never imports torch.
 """
 
-from . import registration
+from . import functional, nn, optim, registration
 
-__all__ = ["registration"]
+__all__ = ["functional", "nn", "optim", "registration"]
