@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -175,20 +176,20 @@ def difference(
     Tolerances of None are those of the dtype, times `factor`. NaN equals NaN, and infinity itself.
     """
     if len(ours) != len(theirs):
-        return float("inf"), False
+        return inf, False
     largest, within = 0.0, True
     for a, b in zip(ours, theirs, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
-            return float("inf"), False
+            return inf, False
         if a.numel() == 0:
             continue
         error, scale = 0.0, 0.0
         a, b = a.detach().flatten(), b.detach().flatten()
         for x, y in zip(a.split(_CHUNK), b.split(_CHUNK), strict=True):
             x, y = x.double(), y.double()
-            part = torch.where((x == y) | (x.isnan() & y.isnan()), 0.0, (x - y).abs()).nan_to_num(float("inf"), float("inf"))
-            error = max(error, float(part.max()))
-            scale = max(scale, float(y.abs().nan_to_num(0.0, posinf=0.0).max()))
+            part = torch.where((x == y) | (x.isnan() & y.isnan()), 0.0, (x - y).abs())
+            error = max(error, float(part.nan_to_num(nan=inf, posinf=inf).max()))
+            scale = max(scale, float(y.abs().nan_to_num(nan=0.0, posinf=0.0).max()))
         r = factor * RTOL.get(b.dtype, 0.0) if rtol is None else rtol
         limit = (factor * ATOL.get(b.dtype, 0.0) if atol is None else atol) + r * scale
         largest, within = max(largest, error), within and error <= limit
