@@ -352,6 +352,9 @@ void transfer(const Array& src, Array& dst) {
   }
   size_t bytes = size_t(to.numel()) * size_of(to.dtype);
   const gpu::Launchers& l = cuda::launchers();
+  require<std::runtime_error>(!cuda::capturing(), "copy from ", to_text(src.device()), " to ", to_text(dst.device()),
+                              ": not while a step is captured (fastnn.graph), as each call would repeat it; give ",
+                              "arrays as arguments, and read results after the call");
   if (!src.on_cuda()) {
     cuda::check("copy", l.copy_to_device(to.data, from.data, bytes, cuda::stream(dst.device())));
   } else if (!dst.on_cuda()) {

@@ -337,6 +337,15 @@ void bind_cuda(py::module_& m) {
     py::gil_scoped_release free;
     if (d.on_cuda()) cuda::synchronize(d);
   });
+  m.def("set_wgmma", &cuda::set_wgmma);
+  m.def("get_wgmma", &cuda::wgmma);
+  m.def("cuda_capturing", &cuda::capturing, "Whether this thread records a graph.");
+  // A capture begins with the object, in the thread that makes it; see cuda::Graph.
+  py::class_<cuda::Graph>(m, "CudaGraph")
+      .def(py::init([](const std::string& device) { return std::make_unique<cuda::Graph>(parse_device(device)); }))
+      .def("end", &cuda::Graph::end)
+      .def("abandon", &cuda::Graph::abandon)
+      .def("replay", &cuda::Graph::replay, py::call_guard<py::gil_scoped_release>());
   m.def("set_implicit_device", &python::set_implicit_device,
         "For tests: numpy arrays that ops take go to this device, numpy results and .numpy() come back from it.");
   m.def("get_implicit_device", [] { return to_text(python::implicit_device); });
@@ -355,6 +364,9 @@ void bind_tensor(py::module_& m) {
   });
   m.def("set_accumulate", [](py::handle add, py::handle in_place, py::handle copy) {
     python::set_accumulate(add.ptr(), in_place.ptr(), copy.ptr());
+  });
+  m.def("record_leaves", [](std::optional<py::list> list) {
+    return py::reinterpret_steal<py::object>(python::record_leaves(list ? list->ptr() : Py_None));
   });
   m.def("grad_enabled", &python::grad_enabled);
   m.def("set_grad_enabled", &python::set_grad_enabled);

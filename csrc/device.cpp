@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <map>
 #include <mutex>
@@ -62,9 +63,12 @@ class Cache {
       found->second.pop_back();
       s.idle -= int64_t(size);
       ++s.hits;
-    } else if (table->allocate(&p, size) != 0) {
-      give_back();
-      if (table->allocate(&p, size) != 0) throw std::bad_alloc();
+    } else {
+      if (table->allocate(&p, size) != 0) {
+        give_back();
+        if (table->allocate(&p, size) != 0) throw std::bad_alloc();
+      }
+      if (auto pool = pools_.find(stream); pool != pools_.end()) ++pool->second.blocks;
     }
     s.in_use += int64_t(size);
     s.peak = std::max(s.peak, s.in_use);
@@ -76,12 +80,51 @@ class Cache {
     std::lock_guard lock(mutex_);
     MemoryStats& s = stats_[device.index];
     s.in_use -= int64_t(size);
-    if (table->emulated) {
+    auto pool = pools_.find(stream);
+    if (pool != pools_.end() && pool->second.ended) {
+      table->release(p);  // CUDA waits for the work that uses it
+      if (--pool->second.blocks == 0) end(pool);
+      return;
+    }
+    if (pool == pools_.end() && !recording_.empty()) {  // the graph may have recorded a read
+      s.idle += int64_t(size);
+      pools_[recording_.back()].kept.push_back({{device.index, stream, size}, p});
+      return;
+    }
+    if (pool == pools_.end() && table->emulated) {
       table->release(p);
       return;
     }
     s.idle += int64_t(size);
     idle_[{device.index, stream, size}].push_back(p);
+  }
+
+  // Blocks of this stream are used again on it only, and go back to CUDA when the pool has ended.
+  void begin_pool(Stream stream) {
+    std::lock_guard lock(mutex_);
+    pools_[stream] = {};
+    recording_.push_back(stream);
+  }
+  void end_recording(Stream stream) {
+    std::lock_guard lock(mutex_);
+    std::erase(recording_, stream);
+  }
+  void end_pool(Stream stream) {
+    std::lock_guard lock(mutex_);
+    auto pool = pools_.find(stream);
+    for (auto& [key, blocks] : idle_)
+      if (key.stream == stream) pool->second.blocks -= int64_t(give_back(key, blocks));
+    for (auto& [key, p] : pool->second.kept) {
+      if (table->emulated) {
+        stats_[key.device].idle -= int64_t(key.size);
+        table->release(p);
+      } else {
+        idle_[key].push_back(p);
+      }
+    }
+    pool->second.kept.clear();
+    pool->second.ended = true;
+    if (pool->second.blocks == 0) end(pool);
   }
 
   void empty() {
@@ -102,19 +145,36 @@ class Cache {
     auto operator<=>(const Key&) const = default;
   };
 
+  struct Pool {
+    std::vector<std::pair<Key, void*>> kept;  // blocks of other streams
+    int64_t blocks = 0;                       // that it has from CUDA
+    bool ended = false;
+  };
+
   // CUDA waits for the work that uses a block before it takes it back.
-  void give_back() {
-    for (auto& [key, blocks] : idle_) {
-      for (void* p : blocks) {
-        table->release(p);
-        stats_[key.device].idle -= int64_t(key.size);
-      }
-      blocks.clear();
+  size_t give_back(const Key& key, std::vector<void*>& blocks) {
+    for (void* p : blocks) {
+      table->release(p);
+      stats_[key.device].idle -= int64_t(key.size);
     }
+    const size_t count = blocks.size();
+    blocks.clear();
+    return count;
+  }
+  void give_back() {
+    for (auto& [key, blocks] : idle_)
+      if (!pools_.count(key.stream)) give_back(key, blocks);
+  }
+  // The stream lives as long as its blocks, or another one might get its name and them.
+  void end(std::map<Stream, Pool>::iterator pool) {
+    table->stream_destroy(pool->first);
+    pools_.erase(pool);
   }
 
   std::mutex mutex_;
   std::map<Key, std::vector<void*>> idle_;
+  std::map<Stream, Pool> pools_;
+  std::vector<Stream> recording_;
   MemoryStats stats_[kMaxDevices] = {};
 };
 
@@ -185,6 +245,71 @@ void empty_cache() {
 MemoryStats memory_stats(int index) {
   info(index);
   return cache().stats(index);
+}
+
+namespace {
+std::atomic<bool> wgmma_is_on{false};
+thread_local int captures = 0;
+}  // namespace
+
+void set_wgmma(bool on) { wgmma_is_on.store(on, std::memory_order_relaxed); }
+bool wgmma() { return wgmma_is_on.load(std::memory_order_relaxed); }
+int wgmma_multiprocessors(Device device) {
+  if (!wgmma()) return 0;
+  const gpu::DeviceInfo& i = info(device.index);
+  return i.major == 9 && i.minor == 0 ? i.multiprocessors : 0;
+}
+
+bool capturing() { return captures != 0; }
+
+Graph::Graph(Device device) : device_(device) {
+  require<ValueError>(device.on_cuda(), "graph: device is ", to_text(device), "; expected a GPU");
+  require<std::runtime_error>(!capturing(), "graph: a step is captured already, and cannot capture another one");
+  before_ = stream(device);
+  check("graph", launchers().stream_create(&stream_));
+  if (gpu::Status status = table->capture_begin(stream_)) {
+    table->stream_destroy(stream_);
+    check("graph", status);
+  }
+  cache().begin_pool(stream_);
+  set_stream(device, stream_);
+  recording_ = true;
+  ++captures;
+}
+
+void Graph::leave() {
+  recording_ = false;
+  --captures;
+  cache().end_recording(stream_);
+  set_stream(device_, before_);
+}
+
+void Graph::end() {
+  require<std::runtime_error>(recording_, "graph: nothing is recorded");
+  leave();
+  check("graph", table->capture_end(stream_, &graph_));
+}
+
+void Graph::abandon() {
+  if (!recording_) return;
+  leave();
+  gpu::Graph unfinished = nullptr;
+  if (table->capture_end(stream_, &unfinished) == 0) table->graph_destroy(unfinished);
+}
+
+void Graph::replay() {
+  require<std::runtime_error>(graph_ != nullptr, "graph: nothing was recorded");
+  replayed_ = stream(device_);
+  check("graph", table->graph_launch(graph_, replayed_));
+}
+
+Graph::~Graph() {
+  abandon();
+  if (graph_) {
+    table->synchronize(replayed_);  // what it kept of others may be written again at once
+    table->graph_destroy(graph_);
+  }
+  cache().end_pool(stream_);
 }
 
 void order(Device device, int64_t consumer) {

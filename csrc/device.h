@@ -58,6 +58,35 @@ struct MemoryStats {
 };
 MemoryStats memory_stats(int index);
 
+// Whether large products of bfloat16 and float16 use wgmma where a GPU has it (cuda/matmul_sm90.cu). Of the process;
+// off until it was verified on a card.
+void set_wgmma(bool on);
+bool wgmma();
+int wgmma_multiprocessors(Device device);  // of a GPU that has it, where it is on; else 0
+
+// What this thread launches on a device from the constructor to end() is recorded, not run; each replay() launches it
+// on the stream of the thread. The memory of the recorded work stays the graph's: its blocks are used again within it
+// only, and blocks of others that are freed while it is recorded, which it may read, wait for its end.
+class Graph {
+ public:
+  explicit Graph(Device device);
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void end();
+  void abandon();  // ends the recording, which cannot be replayed
+  void replay();
+
+ private:
+  void leave();
+
+  Device device_;
+  gpu::Stream stream_ = nullptr, before_ = nullptr, replayed_ = nullptr;
+  gpu::Graph graph_ = nullptr;
+  bool recording_ = false;
+};
+bool capturing();  // this thread records a graph
+
 // Later work of the stream `consumer` waits for what this thread's stream was given so far. DLPack's numbers: 1 is the
 // default stream, -1 asks for nothing. Throws ValueError for 0, which DLPack forbids.
 void order(Device device, int64_t consumer);

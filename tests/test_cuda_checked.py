@@ -18,7 +18,9 @@ pytestmark = [
     pytest.mark.skipif(backends.is_available(), reason="the tests of ops run on a real GPU here"),
 ]
 
-FILES = [path for path in sorted(Path(__file__).parent.glob("test_*.py")) if "\nON_CUDA = " in path.read_text()]
+FOLDER = Path(__file__).parent
+FILES = [path for path in sorted(FOLDER.glob("test_*.py")) if "\nON_CUDA = " in path.read_text()]
+FILES += [FOLDER / f"test_cuda_{name}.py" for name in ("graph", "wgmma")]
 
 
 MODES = ("hooks", "sanitize")

@@ -208,3 +208,44 @@ def test_indexing_by_arrays_is_refused():
         t[[0, 1]]
     with pytest.raises(NotImplementedError, match="setitem: .*cuda:0"):
         t[np.array([True, False, True])] = 0
+
+
+MODULES = [
+    lambda **k: fastnn.Linear(3, 4, **k),
+    lambda **k: fastnn.Conv2d(2, 4, 3, **k),
+    lambda **k: fastnn.ConvTranspose2d(2, 4, 3, bias=False, **k),
+    lambda **k: fastnn.Embedding(5, 3, padding_idx=1, **k),
+    lambda **k: fastnn.BatchNorm2d(4, **k),
+    lambda **k: fastnn.GroupNorm(2, 4, **k),
+    lambda **k: fastnn.LayerNorm((2, 3), **k),
+    lambda **k: fastnn.RMSNorm(4, **k),
+    lambda **k: fastnn.PReLU(3, **k),
+    lambda **k: fastnn.LSTM(3, 4, bidirectional=True, **k),
+    lambda **k: fastnn.GRUCell(3, 4, **k),
+    lambda **k: fastnn.MultiheadAttention(4, 2, **k),
+]
+
+
+@pytest.mark.parametrize("make", MODULES)
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cpu"])
+def test_modules_are_made_on_a_device(make, device):
+    """With the values that they have on the CPU."""
+    for keywords in ({}, {"dtype": "float64"}):
+        fastnn.manual_seed(5)
+        model = make(device=device, **keywords)
+        fastnn.manual_seed(5)
+        other = make(**keywords)
+        assert [name for name, _ in model.named_parameters()] == [name for name, _ in other.named_parameters()]
+        state = other.state_dict()
+        assert state
+        for name, value in model.state_dict().items():
+            assert value.device == ("cpu" if device == "cpu" else "cuda:0"), name
+            assert value.dtype == state[name].dtype
+            np.testing.assert_array_equal(value.cpu().numpy(), state[name].numpy())
+        assert all(p.requires_grad and p.is_leaf and isinstance(p, fastnn.Parameter) for p in model.parameters())
+
+
+def test_a_device_that_is_not_there():
+    for device, error in (("gpu", ValueError), ("cuda:7", RuntimeError), (3, ValueError)):
+        with pytest.raises(error, match="Linear: device"):
+            fastnn.Linear(3, 4, device=device)

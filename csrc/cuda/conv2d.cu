@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) mma_kernel(cons
   mma.store_sums(sums);
   __syncthreads();
   write_tile<T, float, Tile::M, Tile::N, Tile::kThreads>(
-      sums, p.out, place.partial<float>(p.plan, p.partial, p.images.groups, int64_t(p.m) * p.n), p.m, p.n, i0, j0,
-      place.batch);
+      int(threadIdx.x), sums, p.out, place.partial<float>(p.plan, p.partial, p.images.groups, int64_t(p.m) * p.n), p.m,
+      p.n, i0, j0, place.batch);
 }
 
 // `along_k`: channels of x are neighbours, not pixels.
@@ -118,8 +118,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   simt.store_sums(sums);
   __syncthreads();
   write_tile<T, T, Tile::M, Tile::N, Tile::kThreads>(
-      sums, p.out, place.partial<T>(p.plan, p.partial, p.images.groups, int64_t(p.m) * p.n), p.m, p.n, i0, j0,
-      place.batch);
+      int(threadIdx.x), sums, p.out, place.partial<T>(p.plan, p.partial, p.images.groups, int64_t(p.m) * p.n), p.m, p.n,
+      i0, j0, place.batch);
 }
 
 // Few channels and outputs in each of many groups (depthwise): a thread computes a value of y, neighbouring threads

@@ -64,8 +64,9 @@ __global__ void __launch_bounds__(Tile::kThreads, kMmaBlocks<T, Tile, false>)
   mma.store_sums(sums);
   __syncthreads();
   write_tile<T, float, Tile::M, Tile::N, Tile::kThreads>(
-      sums, p.out, place.partial<float>(p.plan, p.partial, p.images.groups, int64_t(p.outputs) * p.taps), p.outputs,
-      p.taps, i0, j0, place.batch);
+      int(threadIdx.x), sums, p.out,
+      place.partial<float>(p.plan, p.partial, p.images.groups, int64_t(p.outputs) * p.taps), p.outputs, p.taps, i0, j0,
+      place.batch);
 }
 
 // `along_k`: pixels are neighbours, not channels.
@@ -99,8 +100,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   simt.store_sums(sums);
   __syncthreads();
   write_tile<T, T, Tile::M, Tile::N, Tile::kThreads>(
-      sums, p.out, place.partial<T>(p.plan, p.partial, p.images.groups, int64_t(p.outputs) * p.taps), p.outputs, p.taps,
-      i0, j0, place.batch);
+      int(threadIdx.x), sums, p.out, place.partial<T>(p.plan, p.partial, p.images.groups, int64_t(p.outputs) * p.taps),
+      p.outputs, p.taps, i0, j0, place.batch);
 }
 
 // Depthwise: a block sums one weight's products over its part of the pixels, `parts` of them for each weight.

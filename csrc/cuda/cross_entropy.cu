@@ -57,6 +57,9 @@ constexpr int kResident = sizeof(T) == 8 ? 1
                           : DENSE        ? 512
                                          : 1024;
 
+// Labels are checked before (label_summary), but not where a step is captured: there the loss of a bad one is NaN.
+GPU_FN bool is_class(int64_t label, int64_t classes) { return uint64_t(label) < uint64_t(classes); }
+
 template <class T, class Shape, bool DENSE>
 __global__ void __launch_bounds__(Shape::BLOCK, (kResident<T, DENSE> + Shape::BLOCK - 1) / Shape::BLOCK)
     rows_kernel(CrossEntropyRows a, int64_t rows, const double* __restrict__ divisor, double* __restrict__ partial) {
@@ -108,8 +111,8 @@ __global__ void __launch_bounds__(Shape::BLOCK, (kResident<T, DENSE> + Shape::BL
       loss = all * log_sum - group_sum<Shape::WARPS>(sum, shared);
     }
     if (a.labels) {
-      picked = weight ? confidence * S(widen(weight[label])) : confidence;
-      loss += picked * (log_sum - (S(widen(from[label])) - s.top));
+      picked = weight && is_class(label, n) ? confidence * S(widen(weight[label])) : confidence;
+      loss += picked * (log_sum - (is_class(label, n) ? S(widen(from[label])) - s.top : S(NAN)));
     }
     if (first) {
       if (loss_out) *loss_out = narrow<T>(loss);
@@ -208,8 +211,9 @@ __global__ void __launch_bounds__(kPartialBlock)
     const int64_t t = a.labels[i];
     S loss = 0;
     if (t != a.ignore_index) {
-      loss = -S(widen(x[row_offset(a.rows, i) + t * a.class_stride]));
-      if (weight) loss *= widen(weight[t]);
+      const bool there = is_class(t, a.classes);
+      loss = there ? -S(widen(x[row_offset(a.rows, i) + t * a.class_stride])) : S(NAN);
+      if (weight && there) loss *= widen(weight[t]);
     }
     if (losses) losses[i] = narrow<T>(loss);
     total += double(loss);
@@ -224,7 +228,7 @@ __global__ void __launch_bounds__(kPartialBlock)
   using S = Scalar<T>;
   for (int64_t i = int64_t(blockIdx.x) * kPartialBlock + threadIdx.x; i < n; i += int64_t(gridDim.x) * kPartialBlock) {
     const int64_t t = a.labels[i];
-    if (t == a.ignore_index) continue;
+    if (t == a.ignore_index || !is_class(t, a.classes)) continue;
     double g = double(widen(grad[each ? i : 0]));
     if (divisor) g /= *divisor;
     dx[row_offset(a.rows, i) + t * a.class_stride] = narrow<T>(S(-(weight ? double(widen(weight[t])) : 1.0) * g));

@@ -11,20 +11,23 @@ namespace {
 
 constexpr int kGatherBlock = 256;
 
-// y[i] = table[indices[i]], rows of `units` units; a warp for each row.
+// y[i] = table[indices[i]], rows of `units` units; a warp for each row. Indices are checked before, but not where a
+// step is captured: there all bits of the row of a bad one are set, which is NaN.
 template <class Unit>
 __global__ void __launch_bounds__(kGatherBlock, 1024 / kGatherBlock)
     gather_kernel(const Unit* __restrict__ table, int64_t step, const int64_t* __restrict__ indices, int64_t n,
-                  int64_t units, Unit* __restrict__ y) {
+                  int64_t units, int64_t rows, Unit* __restrict__ y) {
   const int lane = threadIdx.x % 32;
   for (int64_t i = (int64_t(blockIdx.x) * kGatherBlock + threadIdx.x) / 32; i < n;
        i += int64_t(gridDim.x) * (kGatherBlock / 32)) {
-    const Unit* from = table + indices[i] * step;
+    const int64_t row = indices[i];
+    const bool there = uint64_t(row) < uint64_t(rows);
+    const Unit* from = table + (there ? row : 0) * step;
     for (int64_t u = lane; u < units; u += 32) {
       if constexpr (sizeof(Unit) == 16)
-        store(y[i * units + u].v, load<4>(from[u].v));
+        store(y[i * units + u].v, there ? load<4>(from[u].v) : Pack<uint32_t, 4>{{~0u, ~0u, ~0u, ~0u}});
       else
-        y[i * units + u] = from[u];
+        y[i * units + u] = there ? from[u] : Unit(~Unit(0));
     }
   }
 }
@@ -91,9 +94,10 @@ __global__ void __launch_bounds__(kSortTile)
 
 // Where each key begins and ends in the sorted keys; both are zero for keys that are not there.
 __global__ void __launch_bounds__(kGatherBlock, 1024 / kGatherBlock)
-    bounds_kernel(const int64_t* __restrict__ keys, int64_t n, int64_t* __restrict__ begin, int64_t* __restrict__ end) {
+    bounds_kernel(const int64_t* __restrict__ keys, int64_t n, int64_t rows, int64_t* __restrict__ begin,
+                  int64_t* __restrict__ end) {
   const int64_t i = int64_t(blockIdx.x) * kGatherBlock + threadIdx.x;
-  if (i >= n) return;
+  if (i >= n || uint64_t(keys[i]) >= uint64_t(rows)) return;
   if (i == 0 || keys[i - 1] != keys[i]) begin[keys[i]] = i;
   if (i == n - 1 || keys[i + 1] != keys[i]) end[keys[i]] = i + 1;
 }
@@ -144,25 +148,26 @@ struct alignas(16) Wide {
 };
 
 template <class Unit>
-Status gather(const void* table, int64_t step, const int64_t* indices, int64_t n, int64_t bytes, void* y,
+Status gather(const void* table, int64_t step, int64_t rows, const int64_t* indices, int64_t n, int64_t bytes, void* y,
               Stream stream) {
   const int64_t blocks = ceil_div(n, int64_t(kGatherBlock / 32)), unit = int64_t(sizeof(Unit));
   return launch(gather_kernel<Unit>, dim3(unsigned(blocks < kMostBlocks ? blocks : kMostBlocks)), dim3(kGatherBlock), 0,
-                stream, static_cast<const Unit*>(table), step / unit, indices, n, bytes / unit, static_cast<Unit*>(y));
+                stream, static_cast<const Unit*>(table), step / unit, indices, n, bytes / unit, rows,
+                static_cast<Unit*>(y));
 }
 
 }  // namespace
 
 // ---- launchers ----------------------------------------------------------------------------------------------------
 
-Status embedding(const void* table, int64_t step, const int64_t* indices, int64_t n, int64_t bytes, int64_t item,
-                 void* y, Stream stream) {
+Status embedding(const void* table, int64_t step, int64_t rows, const int64_t* indices, int64_t n, int64_t bytes,
+                 int64_t item, void* y, Stream stream) {
   if (aligned(table, y) && step % 16 == 0 && bytes % 16 == 0)
-    return gather<Wide>(table, step, indices, n, bytes, y, stream);
-  if (item == 8) return gather<uint64_t>(table, step, indices, n, bytes, y, stream);
-  if (item == 4) return gather<uint32_t>(table, step, indices, n, bytes, y, stream);
-  if (item == 2) return gather<uint16_t>(table, step, indices, n, bytes, y, stream);
-  return gather<uint8_t>(table, step, indices, n, bytes, y, stream);
+    return gather<Wide>(table, step, rows, indices, n, bytes, y, stream);
+  if (item == 8) return gather<uint64_t>(table, step, rows, indices, n, bytes, y, stream);
+  if (item == 4) return gather<uint32_t>(table, step, rows, indices, n, bytes, y, stream);
+  if (item == 2) return gather<uint16_t>(table, step, rows, indices, n, bytes, y, stream);
+  return gather<uint8_t>(table, step, rows, indices, n, bytes, y, stream);
 }
 
 Status embedding_backward(DType dtype, const void* grad, int64_t width, const int64_t* indices, int64_t n, int64_t rows,
@@ -183,7 +188,7 @@ Status embedding_backward(DType dtype, const void* grad, int64_t width, const in
   }
   if (!status)
     status = launch(bounds_kernel, dim3(unsigned(ceil_div(n, int64_t(kGatherBlock)))), dim3(kGatherBlock), 0, stream,
-                    keys, n, bounds, bounds + rows);
+                    keys, n, rows, bounds, bounds + rows);
   if (status) return status;
   visit_float(dtype, [&]<class T>(T*) {
     auto run = [&]<int N>(Count<N>) {

@@ -194,11 +194,11 @@ GPU_FN void finish(const Output& out, S (&v)[V], int i, int j, int n, int64_t b)
 
 // A tile of sums from shared memory to C, or, where others have a part of k too, to `partial`, an M x N matrix.
 template <class T, class S, int M, int N, int THREADS>
-GPU_FN void write_tile(const S* sums, const Output& out, S* partial, int rows, int columns, int i0, int j0,
+GPU_FN void write_tile(int thread, const S* sums, const Output& out, S* partial, int rows, int columns, int i0, int j0,
                        int64_t batch) {
   constexpr int V = kPack<T>, kPer = 16 / int(sizeof(S));
 #pragma unroll 1
-  for (int at = int(threadIdx.x); at < M * N / V; at += THREADS) {
+  for (int at = thread; at < M * N / V; at += THREADS) {
     const int row = at / (N / V), column = at % (N / V) * V, i = i0 + row, j = j0 + column;
     const int n = i < rows ? min(columns - j, V) : 0;
     if (n <= 0) continue;

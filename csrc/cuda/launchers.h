@@ -45,7 +45,7 @@ constexpr int kPartials = 2048;  // blocks that leave partial sums, at most: scr
 struct NllRows {
   const int64_t* labels;
   Loop<1> rows;
-  int64_t class_stride, ignore_index;
+  int64_t classes, class_stride, ignore_index;
 };
 
 // Rows of partial sums of the gradients of parameters that normalization of rows of n elements leaves, at most.

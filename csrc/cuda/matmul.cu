@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(Tile::kThreads, kMmaBlocks<T, Tile, A_K_MAJOR 
   mma.store_sums(sums);
   __syncthreads();
   write_tile<T, float, Tile::M, Tile::N, Tile::kThreads>(
-      sums, p.out, place.partial<float>(p.plan, p.partial, p.batches, int64_t(p.m) * p.n), p.m, p.n, i0, j0,
-      place.batch);
+      int(threadIdx.x), sums, p.out, place.partial<float>(p.plan, p.partial, p.batches, int64_t(p.m) * p.n), p.m, p.n,
+      i0, j0, place.batch);
 }
 
 template <class Tile>
@@ -74,8 +74,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   T* sums = reinterpret_cast<T*>(shared);
   simt.store_sums(sums);
   __syncthreads();
-  write_tile<T, T, Tile::M, Tile::N, Tile::kThreads>(
-      sums, p.out, place.partial<T>(p.plan, p.partial, p.batches, int64_t(p.m) * p.n), p.m, p.n, i0, j0, place.batch);
+  write_tile<T, T, Tile::M, Tile::N, Tile::kThreads>(int(threadIdx.x), sums, p.out,
+                                                     place.partial<T>(p.plan, p.partial, p.batches, int64_t(p.m) * p.n),
+                                                     p.m, p.n, i0, j0, place.batch);
 }
 
 constexpr Status kInvalidValue = 1;
@@ -116,11 +117,12 @@ Status launch_simt(const Parameters& p, Stream stream) {
 }  // namespace
 
 Status matmul_workspace(const Product& p, int64_t* bytes) {
-  *bytes = workspace_bytes(plan_of(p), p.m, p.n, count(p.batch), p.dtype);
+  *bytes = wgmma_takes(p) ? 0 : workspace_bytes(plan_of(p), p.m, p.n, count(p.batch), p.dtype);
   return 0;
 }
 
 Status matmul(const Product& p, Stream stream) {
+  if (wgmma_takes(p)) return matmul_wgmma(p, stream);
   constexpr int64_t kMost = int64_t(1) << 31;
   Parameters q{};
   q.plan = plan_of(p);

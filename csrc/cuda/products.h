@@ -18,6 +18,7 @@ struct Product {
   const void* bias;      // n values in float32, of float64 in float64, or null
   Activation activation;
   void* workspace;
+  int wgmma_multiprocessors;  // of the GPU, where its wgmma may be used, else 0
 };
 
 // A correlation; forward is one, the gradient of the input one for each residue of the stride. For g < groups,
@@ -50,5 +51,9 @@ struct WeightGradient {
   int64_t dy_image, dy_channel, dy_row, dy_column;
   void* dw;
 };
+
+// matmul_sm90.cu: whether it takes the product; the product, without a workspace.
+bool wgmma_takes(const Product& product);
+Status matmul_wgmma(const Product& product, Stream stream);
 
 }  // namespace fastnn::gpu

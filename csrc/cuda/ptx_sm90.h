@@ -168,7 +168,7 @@ FASTNN_WGMMA(256, 128, "128", "129", "130", "131", "132")
 inline void mbarrier_init(uint32_t mbarrier, int count, EMULATE_SITE) {
   emulate::mbarrier_init(mbarrier, count, {file, line});
 }
-inline void fence_mbarrier_init() {}
+inline void fence_mbarrier_init() { emulate::fence_mbarrier_init(); }
 inline void mbarrier_arrive(uint32_t mbarrier, EMULATE_SITE) { emulate::mbarrier_arrive(mbarrier, 0, {file, line}); }
 inline void mbarrier_expect(uint32_t mbarrier, int bytes, EMULATE_SITE) {
   emulate::mbarrier_arrive(mbarrier, bytes, {file, line});
@@ -200,9 +200,14 @@ void wgmma_wait(EMULATE_SITE) {
   emulate::wgmma_wait(N, {file, line});
 }
 template <int N>
-void registers_decrease() {}
+void registers_decrease() {
+  static_assert(N >= 24 && N <= 256 && N % 8 == 0);
+  emulate::registers(N);
+}
 template <int N>
-void registers_increase() {}
+void registers_increase() {
+  registers_decrease<N>();
+}
 
 template <class T, int N, bool M_MAJOR = false, bool N_MAJOR = false>
 void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate = true, EMULATE_SITE) {

@@ -80,7 +80,9 @@ Labels read_labels(std::string_view op, const Array& target, const Dims& shape, 
     cuda::check("cross_entropy", cuda::launchers().label_summary(
                                      weight ? weight->dtype : DType::f32, labels.as<int64_t>(), w.data, labels.numel(),
                                      classes, ignore_index, numbers(partial), numbers(summary), cuda::stream(device)));
-    if (*to_device(summary, Device()).as<double>() != 0) throw_label(op, labels, classes, ignore_index);
+    // The loss of a bad label is NaN where the check would have to wait for the GPU.
+    if (!cuda::capturing() && *to_device(summary, Device()).as<double>() != 0)
+      throw_label(op, labels, classes, ignore_index);
     return {labels, summary};
   }
   const int64_t* t = labels.as<int64_t>();
@@ -305,7 +307,7 @@ struct NegativeLogLikelihood {
 
   // For the launchers: labels, and where x, of the shape that was checked, has their elements.
   gpu::NllRows rows(const Array& x, int64_t ignore_index) const {
-    gpu::NllRows r{labels.as<int64_t>(), {}, x.stride(axis), ignore_index};
+    gpu::NllRows r{labels.as<int64_t>(), {}, x.size(axis), x.stride(axis), ignore_index};
     for (int i = 0; i < x.ndim(); ++i) {
       if (i == axis) continue;
       r.rows.size[r.rows.n] = x.size(i);

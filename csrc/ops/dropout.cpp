@@ -24,6 +24,8 @@ Array apply(const Array& x, double p, int64_t seed, int64_t offset) {
   size_t item = size_of(x.dtype);
   int64_t n = x.numel();
   if (x.on_cuda()) {
+    require<NotImplementedError>(!cuda::capturing(), "dropout: a captured step would drop the same elements in each ",
+                                 "call; leave dropout out of it, or p = 0");
     if (n)
       cuda::check("dropout", cuda::launchers().dropout(x.dtype, x.data, y.data, n, uint64_t(seed), uint64_t(offset),
                                                        threshold, scale, cuda::stream(x.device())));

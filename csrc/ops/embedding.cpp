@@ -25,6 +25,7 @@ Array checked_indices(const char* op, const Array& input, int64_t rows) {
                                name(input.dtype), "; expected int64 or int32");
   Array indices = input.dtype == DType::i64 ? input.contiguous() : fastnn::astype(input, DType::i64).contiguous();
   Array host = indices;
+  if (cuda::capturing()) return indices;  // the kernels read nothing outside of the table
   if (input.on_cuda() && indices.numel()) {
     Array summary = Array::empty({2}, DType::f64, input.device()), partial = partial_sums(input.device(), 2);
     // Nothing is ignored: with rows, 0 is a valid index.
@@ -82,8 +83,9 @@ Array embedding(const Array& weight, const Array& input) {
   const int64_t item = int64_t(size_of(weight.dtype)), bytes = weight.size(1) * item, step = table.stride(0) * item;
   if (bytes == 0) return y;
   if (weight.on_cuda()) {
-    cuda::check("embedding", cuda::launchers().embedding(table.data, step, indices.as<int64_t>(), indices.numel(),
-                                                         bytes, item, y.data, cuda::stream(weight.device())));
+    cuda::check("embedding",
+                cuda::launchers().embedding(table.data, step, weight.size(0), indices.as<int64_t>(), indices.numel(),
+                                            bytes, item, y.data, cuda::stream(weight.device())));
     return y;
   }
   const int64_t* at = indices.as<int64_t>();

@@ -63,6 +63,7 @@ Array sum_on_gpu(const Array& a, bool outside) {
 
 void require_probabilities(const Loss& l) {
   constexpr const char* kOutside = ": input has values outside of [0, 1]; expected probabilities, as from sigmoid";
+  if (cuda::capturing()) return;  // nothing can be read; the logarithms of bad ones are NaN
   if (l.x.on_cuda()) {
     require<ValueError>(*to_device(sum_on_gpu(l.x, true), Device()).as<double>() == 0, l.name, kOutside);
     return;

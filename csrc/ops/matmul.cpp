@@ -71,6 +71,7 @@ void gpu_product(const char* op, const Array& a_in, const Array& b_in, const Arr
     p.batch.stride[0][to] = a.stride(i), p.batch.stride[1][to] = b.stride(i);
     ++to;
   }
+  p.wgmma_multiprocessors = cuda::wgmma_multiprocessors(c.device());
   p.bias = e.bias, p.residual = e.residual, p.activation = e.activation;
   int64_t bytes = 0;
   const gpu::Stream stream = cuda::stream(c.device());

@@ -12,6 +12,7 @@ namespace {
 thread_local bool recording = true;
 
 PyObject *foreign_handler = nullptr, *accumulate_add = nullptr, *accumulate_in_place = nullptr, *make_copy = nullptr;
+thread_local PyObject* leaf_list = nullptr;
 PyTypeObject *op_type = nullptr, *node_type = nullptr;
 
 struct Edge {
@@ -370,6 +371,16 @@ bool add_pending(PyObject*& slot, PyObject* g) {
   return true;
 }
 
+// (leaf, whether it had a gradient) goes to the list of record_leaves(), if there is one.
+bool note_leaf(TensorObject* leaf) {
+  if (!leaf_list) [[likely]]
+    return true;
+  PyObject* entry = PyTuple_Pack(2, reinterpret_cast<PyObject*>(leaf), leaf->grad ? Py_True : Py_False);
+  const bool ok = entry && PyList_Append(leaf_list, entry) == 0;
+  Py_XDECREF(entry);
+  return ok;
+}
+
 // leaf.grad += g; takes over the reference g. A first gradient that nobody else holds is kept as it is.
 bool add_to_leaf(TensorObject* leaf, PyObject* g) {
   const Array& a = as_tensor(g)->array;
@@ -377,6 +388,10 @@ bool add_to_leaf(TensorObject* leaf, PyObject* g) {
     PyErr_Format(PyExc_RuntimeError,
                  "backward: gradient of shape %s and dtype %s for a tensor of shape %s and dtype %s",
                  to_text(a.shape).c_str(), name(a.dtype), to_text(leaf->array.shape).c_str(), name(leaf->array.dtype));
+    Py_DECREF(g);
+    return false;
+  }
+  if (!note_leaf(leaf)) {
     Py_DECREF(g);
     return false;
   }
@@ -535,6 +550,12 @@ PyObject* run_backward(PyObject* tensor, PyObject* gradient) {
 }
 
 void set_foreign_handler(PyObject* handler) { Py_XSETREF(foreign_handler, Py_NewRef(handler)); }
+PyObject* record_leaves(PyObject* list) {
+  PyObject* before = leaf_list ? leaf_list : Py_NewRef(Py_None);
+  leaf_list = list == Py_None ? nullptr : Py_NewRef(list);
+  return before;
+}
+
 void set_accumulate(PyObject* add, PyObject* add_in_place, PyObject* copy) {
   Py_XSETREF(accumulate_add, Py_NewRef(add));
   Py_XSETREF(accumulate_in_place, Py_NewRef(add_in_place));

@@ -45,6 +45,9 @@ PyObject* make_context(OpObject* op, PyObject* saved, PyObject* needs_input_grad
 PyObject* run_backward(PyObject* tensor, PyObject* gradient);
 
 void set_foreign_handler(PyObject* handler);  // called as handler(op, args) when an argument is another array type
+// Appends (leaf, whether it had a gradient) to this list, in this thread, whenever backward() reaches a leaf; None ends
+// it. Returns the list before, a new reference.
+PyObject* record_leaves(PyObject* list);
 void set_accumulate(PyObject* add, PyObject* add_in_place, PyObject* copy);
 
 bool add_tape_types(PyObject* module);

@@ -16,6 +16,7 @@ from ._C import (
 from ._import_hook import after_import
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .creation import arange, empty, full, ones, ones_like, rand, randn, zeros, zeros_like
+from .cuda_graph import graph
 from .data import DataLoader
 from .modules import *  # noqa: F403
 from .ops.arithmetic import maximum, minimum, where
@@ -44,6 +45,7 @@ __all__ = [
     "get_isa",
     "get_num_threads",
     "get_precision",
+    "graph",
     "init",
     "is_grad_enabled",
     "load",

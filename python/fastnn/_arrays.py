@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import _C
+from .backends import _device
 from .tensor import Tensor, from_dlpack
 
 FLOATING = ("float32", "bfloat16", "float16", "float64")
@@ -31,11 +32,9 @@ def as_tensor(value: Any, what: str) -> Tensor:
 
 
 def floating_dtype(op: str, device: Any, dtype: Any, default: Any = np.float32) -> np.dtype | None:
-    """The numpy dtype of the keywords device and dtype; `default` for None."""
-    if device is not None and str(device) != "cpu":
-        raise NotImplementedError(
-            f"{op}: device is {device!r}; expected None or 'cpu': move the module with .to(device)"
-        )
+    """The numpy dtype of the keyword dtype; `default` for None. The keyword device is checked, too."""
+    if device is not None:
+        _device(op, device)
     dtype = default if dtype is None else dtype
     if dtype is None:
         return None

@@ -75,6 +75,21 @@ def is_available() -> bool:
     return cuda_unavailable() is None
 
 
+def set_wgmma(on: bool) -> None:
+    """Whether large products of bfloat16 and float16 use TMA and wgmma on GPUs of compute capability 9.0 (H100, H200).
+
+    Off at first: the kernel compiles and passes its tests under emulation, but was not verified on a card.
+    """
+    if not isinstance(on, bool):
+        raise TypeError(f"set_wgmma: got {on!r}; expected True or False")
+    _C.set_wgmma(on)
+
+
+def get_wgmma() -> bool:
+    """Whether they do; see set_wgmma."""
+    return _C.get_wgmma()
+
+
 def synchronize(device: str = "cuda") -> None:
     """Waits until the GPU has done what was asked of it so far."""
     _C.cuda_synchronize(_device("synchronize", device))

@@ -12,6 +12,7 @@ constexpr int kMaxThreads = 1024;
 constexpr int kWarp = 32;
 constexpr int kMaxWarps = kMaxThreads / kWarp;
 constexpr int kWarpgroup = 4 * kWarp;
+constexpr int kRegisters = 64 << 10;  // of a multiprocessor
 constexpr size_t kStack = kAddressSanitizer ? 256 << 10 : 64 << 10;
 constexpr size_t kSharedLimit = 227 << 10;  // of sm_90
 constexpr size_t kGuard = 64;               // invalid bytes between shared arrays

@@ -149,6 +149,7 @@ uint32_t to_tf32(float x);
 
 // sm_90.
 void mbarrier_init(uint32_t mbarrier, int count, Site site);
+void fence_mbarrier_init();
 void mbarrier_arrive(uint32_t mbarrier, int expected_bytes, Site site);
 void mbarrier_wait(uint32_t mbarrier, int parity, Site site);
 void tma_load(uint32_t to, const gpu::TensorMap& map, const int* at, int rank, uint32_t mbarrier, Site site);
@@ -164,6 +165,7 @@ void wgmma_fence();
 void wgmma(const WgmmaOperation& operation, Site site);
 void wgmma_commit(Site site);
 void wgmma_wait(int pending, Site site);
+void registers(int count);  // of every thread of the warpgroup from now on
 
 float f16_to_float(uint16_t bits);
 uint16_t float_to_f16(float x);

@@ -10,6 +10,8 @@ enum Fault {
   kNone,
   kFullWait,        // consumers do not wait for a stage to be full
   kEmptyWait,       // the producer does not wait for it to be empty
+  kFullParity,      // consumers wait for the phase before
+  kEmptyParity,     // the producer waits for a phase that cannot end
   kTooFewBytes,     // the producer expects less than lands
   kTooManyBytes,    // or more
   kWgmmaWait,       // a stage is given back while wgmma may read it
@@ -19,6 +21,7 @@ enum Fault {
   kAlignment,       // of a stage
   kNoInitialisation,
   kInitialisationBarrier,
+  kInitialisationFence,
   kExtraArrival,
 };
 
@@ -35,14 +38,14 @@ __global__ void pipeline(Arguments a) {
     for (int i = 0; i < kStages; ++i) {
       ptx::mbarrier_init(full + 8 * i, 1);
       ptx::mbarrier_init(empty + 8 * i, FAULT == kExtraArrival ? 1 : 4);
-      ptx::fence_mbarrier_init();
+      if (FAULT != kInitialisationFence) ptx::fence_mbarrier_init();
     }
   if (FAULT != kInitialisationBarrier) __syncthreads();
   if (threadIdx.x >= 128) {
     if (threadIdx.x == 128)
       for (int k = 0; k < kSteps; ++k) {
         const int s = k % kStages;
-        if (FAULT != kEmptyWait) ptx::mbarrier_wait(empty + 8 * s, (k / kStages + 1) % 2);
+        if (FAULT != kEmptyWait) ptx::mbarrier_wait(empty + 8 * s, (k / kStages + (FAULT != kEmptyParity)) % 2);
         ptx::mbarrier_expect(full + 8 * s, FAULT == kTooFewBytes    ? kBytes - 16
                                            : FAULT == kTooManyBytes ? kBytes + 16
                                                                     : kBytes);
@@ -52,7 +55,7 @@ __global__ void pipeline(Arguments a) {
     float d[32] = {};
     for (int k = 0; k < kSteps; ++k) {
       const int s = k % kStages;
-      if (FAULT != kFullWait) ptx::mbarrier_wait(full + 8 * s, k / kStages % 2);
+      if (FAULT != kFullWait) ptx::mbarrier_wait(full + 8 * s, (k / kStages + (FAULT == kFullParity)) % 2);
       const uint32_t tile = stages + s * kBytes;
       if (FAULT == kOneWarpMissing && threadIdx.x >= 96) continue;
       if (FAULT != kWgmmaFence) ptx::wgmma_fence();
@@ -67,6 +70,21 @@ __global__ void pipeline(Arguments a) {
     if (threadIdx.x < 64) a.out[blockIdx.x * 64 + threadIdx.x] = d[0];
   }
 }
+
+// Three warpgroups that share the registers of a multiprocessor.
+template <bool TOO_MANY, bool SOME>
+__global__ void registers(Arguments a) {
+  if (threadIdx.x >= 256) {
+    if (TOO_MANY)
+      ptx::registers_increase<240>();
+    else if (!SOME || threadIdx.x < 320)
+      ptx::registers_decrease<24>();
+  } else {
+    ptx::registers_increase<240>();
+    if (threadIdx.x < 64) a.out[blockIdx.x * 64 + threadIdx.x] = 1;
+  }
+}
+
 // A tile written by threads.
 template <bool FAULT>
 __global__ void proxy_fence(Arguments a) {
@@ -105,6 +123,7 @@ __global__ void bulk_copy_at_exit(Arguments a) {
   const uint32_t mbarrier = ptx::shared_address(mbarriers);
   if (threadIdx.x == 0) {
     ptx::mbarrier_init(mbarrier, 1);
+    ptx::fence_mbarrier_init();
     ptx::mbarrier_expect(mbarrier, 8192);
     ptx::tma_load(ptx::shared_address(shared), &a.map, 0, 0, mbarrier);
     if (!FAULT) ptx::mbarrier_wait(mbarrier, 0);
@@ -119,6 +138,8 @@ __global__ void bulk_copy_at_exit(Arguments a) {
 const Case kSm90Cases[] = {
     PIPELINE(kFullWait, "not waited for|race|nobody wrote", kHooksOnly),
     PIPELINE(kEmptyWait, "race|not waited for|mbarrier", kAlways),
+    PIPELINE(kFullParity, "not waited for|race|nobody wrote|deadlock", kHooksOnly),
+    PIPELINE(kEmptyParity, "deadlock", kAlways),
     PIPELINE(kTooFewBytes, "deadlock|race|not waited for", kAlways),
     PIPELINE(kTooManyBytes, "deadlock", kAlways),
     PIPELINE(kWgmmaWait, "race|not waited for", kHooksOnly),
@@ -128,6 +149,9 @@ const Case kSm90Cases[] = {
     PIPELINE(kAlignment, "not aligned", kAlways),
     PIPELINE(kNoInitialisation, "no mbarrier", kAlways),
     PIPELINE(kInitialisationBarrier, "no mbarrier|race", kHooksOnly),
+    PIPELINE(kInitialisationFence, "without fence_mbarrier_init", kAlways),
+    {"registers_of_all", registers<true, false>, registers<false, false>, "ask for", kAlways, false, 384, 0},
+    {"registers_of_some", registers<false, true>, registers<false, false>, "64 threads of", kAlways, false, 384, 0},
     PIPELINE(kExtraArrival, "more than 1 arrive|race|not waited for|deadlock", kAlways),
     TILE(proxy_fence, "without fence_async_proxy", kHooksOnly),
     TILE(tile_barrier, "race|nobody wrote", kHooksOnly),

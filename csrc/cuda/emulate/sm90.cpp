@@ -22,7 +22,8 @@ struct Mbarrier {
   uint32_t clock;              // of that actor
   Clocks arriving, completed;  // what is known from arrivals; the same when the last phase ended
   std::vector<Waiting> waiting;
-  bool unseen;  // a copy landed, and nobody has waited since
+  bool unseen;                // a copy landed, and nobody has waited since
+  const Thread* initialised;  // who did, and has not fenced it
 };
 std::map<uint32_t, Mbarrier> mbarriers;
 
@@ -52,6 +53,7 @@ bool queues_used;
 struct Warpgroup {
   int arrived;
   uint32_t clock;
+  int registers, threads;  // per thread, and the threads that asked for them
 } warpgroups[kMaxThreads / kWarpgroup];
 
 Mbarrier& mbarrier_at(uint32_t address, Site site) {
@@ -127,6 +129,12 @@ void end_asynchronous() {
   if (!bulk_copies.empty()) report("the block ends with a bulk copy to offset %u in flight", bulk_copies[0].to);
   for (const auto& [address, b] : mbarriers)
     if (b.unseen) report("the block ends, and nobody waited for the bulk copies of the mbarrier at offset %u", address);
+  int registers = 0;
+  for (const Warpgroup& w : warpgroups) {
+    if (w.threads % kWarpgroup) report("%d threads of a warpgroup changed their number of registers", w.threads);
+    registers += w.registers * kWarpgroup;
+  }
+  if (registers > kRegisters) report("the warpgroups of the block ask for %d registers", registers);
   if (!queues_used) return;
   for (int t = 0; t < thread_count; ++t)
     if (!queues[t].open.empty() || !queues[t].groups.empty())
@@ -139,7 +147,12 @@ void mbarrier_init(uint32_t address, int count, Site site) {
   if (mbarriers.size() == kMbarriers) fail("more than %d mbarriers", kMbarriers);
   access_shared(address, 8, Access::write, nullptr);
   const int engine = kCopyEngine + int(mbarriers.size());
-  mbarriers[address] = {count, count, 0, 0, engine, 0, {}, {}, {}, false};
+  mbarriers[address] = {count, count, 0, 0, engine, 0, {}, {}, {}, false, current};
+}
+
+void fence_mbarrier_init() {
+  for (auto& [address, b] : mbarriers)
+    if (b.initialised == current) b.initialised = nullptr;
 }
 
 void mbarrier_arrive(uint32_t address, int expected_bytes, Site site) {
@@ -167,7 +180,8 @@ void tma_load(uint32_t to, const gpu::TensorMap& map, const int* at, int rank, u
   void* caller = __builtin_return_address(0);
   Tensor t;
   std::memcpy(&t, &map, sizeof t);
-  mbarrier_at(mbarrier, site);
+  if (mbarrier_at(mbarrier, site).initialised)
+    fail("bulk copy at %s:%d: its mbarrier was initialised without fence_mbarrier_init()", site.file, site.line);
   if (rank != t.rank) fail("bulk copy of rank %d of a tensor of rank %d at %s:%d", rank, t.rank, site.file, site.line);
   if (to % (t.swizzled ? 1024 : 128)) fail("bulk copy to offset %u at %s:%d is not aligned", to, site.file, site.line);
   size_t bytes = t.element;
@@ -361,6 +375,12 @@ void wgmma_wait(int pending, Site site) {
     q.groups.pop_front();
   }
   current->wgmma_pending = !q.groups.empty() || !q.open.empty();
+}
+
+void registers(int count) {
+  Warpgroup& w = warpgroups[current->id / kWarpgroup];
+  w.registers = count;
+  ++w.threads;
 }
 
 void check_accumulators(const void* p, size_t n) {

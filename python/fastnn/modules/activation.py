@@ -175,6 +175,7 @@ class PReLU(Module):
         self.init = init
         self.weight = empty_parameter((self.num_parameters,), dtype)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Sets the initial slopes."""

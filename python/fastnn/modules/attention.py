@@ -68,6 +68,7 @@ class MultiheadAttention(Module):
         self.register_parameter("in_proj_bias", empty_parameter((3 * embed_dim,), dtype) if bias else None)
         self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draws new initial values of the projections of query, key and value."""

@@ -63,6 +63,7 @@ class _Conv(Module):
         self.weight = empty_parameter((*channels, *self.kernel_size), dtype)
         self.register_parameter("bias", empty_parameter((self.out_channels,), dtype) if bias else None)
         self.reset_parameters()
+        self._place(device)
 
     def _sizes(self, name: str, value: int | Sequence[int], minimum: int) -> tuple[int, ...]:
         op = type(self).__name__

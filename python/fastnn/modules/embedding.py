@@ -64,6 +64,7 @@ class Embedding(Module):
             if values.shape != shape:
                 raise ValueError(f"Embedding: _weight has shape {values.shape}; expected {shape}")
             self.weight = Parameter(values.clone())
+        self._place(device)
         if _freeze:
             self.weight.requires_grad = False
 

@@ -46,6 +46,7 @@ class Linear(Module):
         self.weight = empty_parameter((self.out_features, self.in_features), dtype)
         self.register_parameter("bias", empty_parameter((self.out_features,), dtype) if bias else None)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draws new initial values."""

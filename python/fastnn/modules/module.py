@@ -338,6 +338,11 @@ class Module:
                 module.__dict__[name] = converted[id(value)]
         return self
 
+    def _place(self, device: Any) -> None:
+        """What constructors do last: initial values are drawn on the CPU, the same for every device."""
+        if device is not None:
+            self.to(device=device)
+
     def cuda(self: Self, device: int | str = 0) -> Self:
         """to("cuda")."""
         return self.to(device=f"cuda:{device}" if isinstance(device, int) else device)

@@ -68,6 +68,7 @@ class _ChannelNorm(_Norm):
             for buffer in ("running_mean", "running_var", "num_batches_tracked"):
                 self.register_buffer(buffer, None)
         self.reset_parameters()
+        self._place(device)
 
     def reset_running_stats(self) -> None:
         """Sets the running mean to 0, the running variance to 1, and the number of batches to 0."""
@@ -231,6 +232,7 @@ class GroupNorm(_Norm):
         self.affine = affine
         self._add_parameters((self.num_channels,), affine, affine and bias, dtype)
         self.reset_parameters()
+        self._place(device)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -275,6 +277,7 @@ class LayerNorm(_Norm):
         self.elementwise_affine = elementwise_affine
         self._add_parameters(self.normalized_shape, elementwise_affine, elementwise_affine and bias, dtype)
         self.reset_parameters()
+        self._place(device)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -311,6 +314,7 @@ class RMSNorm(Module):
         parameter = empty_parameter(self.normalized_shape, dtype) if elementwise_affine else None
         self.register_parameter("weight", parameter)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Sets weight to 1."""

@@ -75,6 +75,7 @@ class RNNBase(Module):
                 for kind, shape in shapes.items():
                     self.register_parameter(f"{kind}_l{layer}{suffix}", empty_parameter(shape, dtype))
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draws new initial values."""
@@ -280,6 +281,7 @@ class RNNCellBase(Module):
         self.register_parameter("bias_ih", empty_parameter((rows,), dtype) if bias else None)
         self.register_parameter("bias_hh", empty_parameter((rows,), dtype) if bias else None)
         self.reset_parameters()
+        self._place(device)
 
     def reset_parameters(self) -> None:
         """Draws new initial values."""

@@ -99,6 +99,8 @@ class Optimizer:
 
         Raises ValueError or NotImplementedError for gradients and states that do not fit, before a group is changed.
         """
+        if _C.cuda_capturing():
+            self._record_options()
         loss = None
         if closure is not None:
             recording = _C.set_grad_enabled(True)
@@ -111,6 +113,26 @@ class Optimizer:
             if params:
                 self._update(group, params, [p.grad for p in params])
         return loss
+
+    def _options(self) -> list[dict[str, Any]]:
+        return [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
+
+    def _record_options(self) -> None:
+        """In a step that is captured (fastnn.graph): the options are a part of it."""
+        from ..cuda_graph import depends_on
+
+        if self._counts_steps:
+            raise NotImplementedError(
+                f"{self._name}.step: a captured step would repeat numbers that depend on the count of steps; capture "
+                "forward and backward, and call step() after it"
+            )
+        new = [p for g in self.param_groups for p in g["params"] if p.grad is not None and p not in self.state]
+        if new and any(self._state_names(g) and g.get("momentum", 1) for g in self.param_groups):
+            raise RuntimeError(
+                f"{self._name}.step: a parameter of shape {new[0].shape} has no state yet, which a captured step "
+                "cannot begin; make one step before"
+            )
+        depends_on(self._options)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients of all parameters, or fills them with zeros."""
