@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "../float_mode.h"
+#include "../packed.h"
 #include "../parallel.h"
 
 namespace fastnn {
@@ -17,6 +19,8 @@ constexpr int64_t kSuper = 2048;             // rows and columns of C that are d
 constexpr int64_t kFewRows = 4;              // up to here reading B once is all that matters
 constexpr int64_t kFlopsPerChunk = 1 << 20;  // about 10 us
 constexpr int64_t kDirectBytes = 256 << 10;  // a row-major B of this size is read as it lies
+constexpr int64_t kRowsOfKept = 512;         // with more rows packing a weight anew costs less than 2%
+constexpr int64_t kKeptColumns = -1;         // the key of a packed weight, beside those of conv2d's PackKind
 
 // Bytes of packed panels (or of packed row tiles) that stay in L2 while the other operand passes by.
 int64_t resident_bytes() {
@@ -119,24 +123,40 @@ struct Product {
   void (*byte_tile)(const Tile&, const Requantize*, int64_t, int, int) = nullptr;  // of integers
   const Requantize* q = nullptr;
   int64_t sums_row = 0, sums_first_row = 0, sums_first_col = 0;
+  const char* kept_cols = nullptr;  // all of B, packed before: block after block of depth
 
   // A panel that needs one vector only is packed one vector wide, so that its rows stay together.
   int64_t width(const Side& s, int64_t i) const { return !s.even && s.count(i) <= lanes ? lanes : s.unit; }
   int64_t steps(int64_t kb) const { return divide_up(kb, depth); }
   int64_t bytes(const Side& s, int64_t kb) const { return s.unit * steps(kb) * scalar; }
-  bool direct(const Side& s, int64_t i) const { return s.even ? direct_rows : direct_cols && s.count(i) % lanes == 0; }
+  bool kept(const Side& s) const { return !s.even && kept_cols; }
+  bool direct(const Side& s, int64_t i) const {
+    return s.even ? direct_rows : !kept_cols && direct_cols && s.count(i) % lanes == 0;
+  }
   const char* place(const Side& s, int64_t i, int64_t k0) const {
     return s.data + (s.begin(i) * s.step + k0 * s.depth_step) * item;
   }
-  // The item as tiles want it: packed at `to`, or where it lies.
+  // Elements along k of a block: blocks are equal but for the last.
+  int64_t block_depth(int64_t k) const {
+    const int64_t blocks =
+        std::max<int64_t>(1, divide_up(steps(k) * scalar, depth > 1 ? kPairDepthBytes : kDepthBytes));
+    return divide_up(divide_up(k, blocks), depth) * depth;
+  }
+  // Where an item stands that needs no packing, else null.
+  const char* standing(const Side& s, int64_t i, int64_t k0, int64_t kb) const {
+    if (kept(s)) return kept_cols + s.items * bytes(s, k0) + i * bytes(s, kb);
+    return direct(s, i) ? place(s, i, k0) : nullptr;
+  }
+  // The item as tiles want it: packed at `to`, or where it stands.
   const char* ready(const Side& s, int64_t i, int64_t k0, int64_t kb, char* to) const {
-    if (direct(s, i)) return place(s, i, k0);
+    if (const char* at = standing(s, i, k0, kb)) return at;
     auto pack = s.even ? pack_rows : pack_cols;
     pack(place(s, i, k0), s.depth_step, s.step, kb, int(s.count(i)), int(width(s, i)), to);
     return to;
   }
   // Fetches a share of what the item will be packed from, if it lies in lines.
   void fetch(const Side& s, int64_t i, int64_t k0, int64_t kb, int64_t part, int64_t parts) const {
+    if (kept(s)) return fetch_bytes(standing(s, i, k0, kb), bytes(s, kb), part, parts);
     const bool deep = s.depth_step == 1;
     if (!deep && s.step != 1) return;
     const int64_t lines = deep ? s.count(i) : kb, line = (deep ? s.step : s.depth_step) * item;
@@ -147,19 +167,33 @@ struct Product {
   }
 };
 
+// All of B, packed, if it was used before.
+std::optional<Packed> kept_columns(const Product& p, int64_t k, const Array& weight) {
+  const Side& cols = p.cols;
+  const int64_t depth = p.block_depth(k);
+  return Packed::from_second_use(weight, {kKeptColumns}, size_t(cols.items * p.bytes(cols, k)), [&](char* to) {
+    parallel_for(cols.items, std::max<int64_t>(1, 65536 / p.bytes(cols, k)), [&](int64_t begin, int64_t end) {
+      for (int64_t k0 = 0; k0 < k; k0 += depth) {
+        const int64_t kb = std::min(depth, k - k0), bytes = p.bytes(cols, kb);
+        for (int64_t i = begin; i < end; ++i)
+          p.pack_cols(p.place(cols, i, k0), cols.depth_step, cols.step, kb, int(cols.count(i)), int(p.width(cols, i)),
+                      to + cols.items * p.bytes(cols, k0) + i * bytes);
+      }
+    });
+  });
+}
+
 // Cuts C into tiles. The shorter operand is packed first and stays in L2, a block at a time, while items of the other
 // are packed and pass by.
 void blocked(Product& p, int64_t k) {
   const bool rows_stay = p.rows.size < p.cols.size;
   const Side &stay = rows_stay ? p.rows : p.cols, &pass = rows_stay ? p.cols : p.rows;
-  const int64_t blocks =
-      std::max<int64_t>(1, divide_up(p.steps(k) * p.scalar, p.depth > 1 ? kPairDepthBytes : kDepthBytes));
-  const int64_t depth = divide_up(divide_up(k, blocks), p.depth) * p.depth;
-  const bool partial = blocks > 1 && p.c_item != p.scalar;
+  const int64_t depth = p.block_depth(k);
+  const bool partial = k > depth && p.c_item != p.scalar;
   const int64_t stay_super = std::max<int64_t>(1, kSuper / stay.unit);
   const int64_t pass_super = std::max<int64_t>(1, kSuper / pass.unit);
   const int64_t resident = std::max<int64_t>(1, resident_bytes() / std::max<int64_t>(1, p.bytes(stay, depth)));
-  Scratch packed_memory(size_t(std::min(stay_super, stay.items) * p.bytes(stay, depth)));
+  Scratch packed_memory(p.kept(stay) ? 0 : size_t(std::min(stay_super, stay.items) * p.bytes(stay, depth)));
   Scratch offsets_memory(p.direct_rows ? size_t(depth) * sizeof(int64_t) : 0);
   int64_t* offsets = p.direct_rows ? offsets_memory.as<int64_t>() : nullptr;
   if (offsets)
@@ -216,7 +250,7 @@ void blocked(Product& p, int64_t k) {
       // Few passing items mean that more groups are needed to give every thread some.
       const int64_t wanted = std::max(divide_up(staying, resident), divide_up(4 * num_threads(), passing));
       const int64_t groups = std::min(staying, wanted);
-      const bool ahead = groups > 1;  // several groups need each passing item: it is packed once
+      const bool ahead = groups > 1 && !p.kept(pass);  // several groups need each passing item: it is packed once
       Scratch passers_memory(ahead ? size_t(passing * p.bytes(pass, depth)) : 0);
       char* passers = passers_memory.as<char>();
       for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth) {
@@ -227,15 +261,16 @@ void blocked(Product& p, int64_t k) {
             for (int64_t i = begin; i < end; ++i) p.ready(side, first + i, k0, kb, to + i * bytes);
           });
         };
-        pack_all(stay, s0, staying, packed);
+        if (!p.kept(stay)) pack_all(stay, s0, staying, packed);
         if (ahead) pack_all(pass, p0, passing, passers);
         const int64_t flops = 2 * pass.unit * std::max<int64_t>(kb, 1) * divide_up(staying, groups) * stay.unit;
         for_shares(groups * passing, std::max<int64_t>(1, kFlopsPerChunk / flops), [&](int64_t begin, int64_t end) {
-          Scratch pass_memory(ahead ? 0 : size_t(pass_bytes));
+          Scratch pass_memory(ahead || p.kept(pass) ? 0 : size_t(pass_bytes));
           for (int64_t task = begin; task < end; ++task) {
             const int64_t group = task / passing, q = task % passing;
-            const char* passer = passers + q * pass_bytes;
-            if (!ahead || p.direct(pass, p0 + q)) passer = p.ready(pass, p0 + q, k0, kb, pass_memory.as<char>());
+            const char* passer =
+                ahead ? p.standing(pass, p0 + q, k0, kb) : p.ready(pass, p0 + q, k0, kb, pass_memory.as<char>());
+            if (!passer) passer = passers + q * pass_bytes;
             const int64_t from = staying * group / groups, to = staying * (group + 1) / groups;
             for (int64_t i = from; i < to; ++i) {
               if (task + 1 < end) {
@@ -244,7 +279,8 @@ void blocked(Product& p, int64_t k) {
                       : p.fetch(pass, p0 + next, k0, kb, i - from, to - from);
               }
               const int64_t s = s0 + i;
-              const char* stayer = p.direct(stay, s) ? p.place(stay, s, k0) : packed + i * stay_bytes;
+              const char* stayer = p.standing(stay, s, k0, kb);
+              if (!stayer) stayer = packed + i * stay_bytes;
               rows_stay ? run(s, p0 + q, stayer, passer, k0, kb) : run(p0 + q, s, passer, stayer, k0, kb);
             }
           }
@@ -256,7 +292,8 @@ void blocked(Product& p, int64_t k) {
 
 }  // namespace
 
-void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e) {
+void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e,
+          const Array* weight) {
   if (m == 0 || n == 0) return;
   FlushSubnormals flush;
   const GemmKernels& kernel = fastnn::kernels().gemm;
@@ -301,6 +338,9 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
             c,
             ldc,
             e};
+  std::optional<Packed> kept;
+  if (weight && m <= kRowsOfKept) kept = kept_columns(p, k, *weight);
+  if (kept) p.kept_cols = kept->data();
   blocked(p, k);
 }
 

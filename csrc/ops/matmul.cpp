@@ -80,10 +80,12 @@ void gpu_product(const char* op, const Array& a_in, const Array& b_in, const Arr
   cuda::check(op, cuda::launchers().matmul(p, stream));
 }
 
-// C = f(A B + bias + residual) of matrices on either device, C row-major.
-void product(const char* op, const Array& a, const Array& b, const Array& c, const Epilogue& e = {}) {
+// C = f(A B + bias + residual) of matrices on either device, C row-major. `keeps`: packed copies of b may be kept.
+void product(const char* op, const Array& a, const Array& b, const Array& c, const Epilogue& e = {},
+             bool keeps = false) {
   if (c.on_cuda()) return gpu_product(op, a, b, c, e);
-  gemm(c.dtype, a.size(0), b.size(1), a.size(1), matrix_of(a), matrix_of(b), c.data, b.size(1), e);
+  gemm(c.dtype, a.size(0), b.size(1), a.size(1), matrix_of(a), matrix_of(b), c.data, b.size(1), e,
+       keeps ? &b : nullptr);
 }
 
 Array transposed(const Array& a) { return a.view({a.size(1), a.size(0)}, {a.stride(1), a.stride(0)}); }
@@ -172,7 +174,7 @@ Array linear(const Array& x, const Array& weight, const std::optional<Array>& bi
     e.residual = residual_values.data;
   }
   Array rows = collapse_rows(x), y = Array::empty(shape, x.dtype, x.device());
-  product("linear", rows, transposed(weight), y.view({rows.size(0), n}, {n, 1}), e);
+  product("linear", rows, transposed(weight), y.view({rows.size(0), n}, {n, 1}), e, true);
   return y;
 }
 
