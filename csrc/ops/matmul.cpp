@@ -113,10 +113,10 @@ Array matmul(const Array& a_in, const Array& b_in) {
   if (a_in.ndim() > 1) out.push_back(m);
   if (b_in.ndim() > 1) out.push_back(n);
   Array c = Array::empty(full, a.dtype, a.device());
-  // One product where b is a single matrix and a's batches are rows that follow each other.
-  if (batch.n > 0 && b_batch.n == 0 && a.is_contiguous()) {
-    Array rows = collapse_rows(a);
-    product("matmul", rows, b, c.view({rows.size(0), n}, {n, 1}));
+  // One product where b is a single matrix, which may be a weight, and a's batches are rows that follow each other.
+  if (b_batch.n == 0 && (batch.n == 0 || a.is_contiguous())) {
+    Array rows = batch.n == 0 ? a : collapse_rows(a);
+    product("matmul", rows, b, c.view({rows.size(0), n}, {n, 1}), {}, true);
   } else {
     Dims a_full = batch, b_full = batch;
     a_full.push_back(m), a_full.push_back(k);
