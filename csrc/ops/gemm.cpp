@@ -322,6 +322,13 @@ void blocked(Product& p, int64_t k) {
     }
 }
 
+void run_product(Product& p, int64_t m, int64_t k, const Array* weight) {
+  std::optional<Packed> kept;
+  if (weight && m <= kRowsOfKept) kept = kept_columns(p, k, *weight);
+  if (kept) p.kept_cols = kept->data();
+  blocked(p, k);
+}
+
 }  // namespace
 
 void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e,
@@ -370,14 +377,11 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
             c,
             ldc,
             e};
-  std::optional<Packed> kept;
-  if (weight && m <= kRowsOfKept) kept = kept_columns(p, k, *weight);
-  if (kept) p.kept_cols = kept->data();
-  blocked(p, k);
+  run_product(p, m, k, weight);
 }
 
 void gemm_bytes(DType a_dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc,
-                const Requantize& q) {
+                const Requantize& q, const Array* weight) {
   if (m == 0 || n == 0) return;
   FlushSubnormals flush;
   const QuantizedKernels& kernel = fastnn::kernels().quantized;
@@ -400,7 +404,7 @@ void gemm_bytes(DType a_dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix
             {},
             kernel.byte_tile,
             &q};
-  blocked(p, k);
+  run_product(p, m, k, weight);
 }
 
 }  // namespace fastnn

@@ -26,7 +26,7 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
 
 // c = A B for a in u8 or i8 and b in i8, with exact sums; c is in q.out.
 void gemm_bytes(DType a_dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc,
-                const Requantize& q);
+                const Requantize& q, const Array* weight = nullptr);
 
 // The type that kernels of `dtype` compute in.
 constexpr DType compute_type(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
