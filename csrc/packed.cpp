@@ -51,6 +51,7 @@ bool unchanging(const Storage& s) { return !s.release && s.bytes > 0 && s.loans.
 int64_t version_of(const Storage& s) { return s.version.load() + s.returned.load(); }
 
 void complete(const Array& w, PackKey& key) {
+  key.reserve(key.size() + 3 + size_t(2 * w.ndim()));
   key.push_back(reinterpret_cast<int64_t>(w.data));
   key.push_back(reinterpret_cast<int64_t>(&kernels()));
   key.push_back(int64_t(w.dtype));

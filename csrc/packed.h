@@ -3,6 +3,7 @@
 // from the second use of one version on, so that training, which changes weights in every step, keeps none.
 #pragma once
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "array.h"
@@ -24,6 +25,18 @@ class Packed {
     memory_ = std::make_shared<Scratch>(bytes);
     pack(data());
     if (keep) store(weight, key, bytes);
+  }
+  // The kept copy of a weight that was used before at this version; nothing, and nothing is packed, at the first use.
+  template <class Pack>
+  static std::optional<Packed> from_second_use(const Array& weight, PackKey key, size_t bytes, Pack&& pack) {
+    Packed p;
+    if (!p.find(weight, key)) return {};
+    if (!p.memory_) {
+      p.memory_ = std::make_shared<Scratch>(bytes);
+      pack(p.data());
+      p.store(weight, key, bytes);
+    }
+    return p;
   }
   char* data() const { return memory_->as<char>(); }
   // Whether this version of the weight was used before, so that a copy is, or will be, kept; notes the use.

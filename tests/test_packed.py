@@ -6,18 +6,26 @@ import os
 
 import fastnn
 import fastnn.functional as F
+import ml_dtypes
 import numpy as np
 import pytest
 from fastnn import _C
 
-# (N, C, H, W), (O, C / groups, kh, kw), padding, groups: Winograd with many and few tiles, direct, 1x1, depthwise.
+# (N, C, H, W), (O, C / groups, kh, kw), padding, groups: Winograd with many and few tiles, direct, 1x1, depthwise. Or
+# (rows, in_features), (out_features, in_features): one and several blocks of depth.
 LAYERS = {
     "winograd": ((2, 32, 20, 20), (32, 32, 3, 3), 1, 1),
     "winograd, few tiles": ((1, 64, 8, 8), (160, 64, 3, 3), 1, 1),
     "direct": ((2, 16, 12, 12), (32, 16, 5, 5), 2, 1),
     "1x1": ((1, 40, 30, 30), (64, 40, 1, 1), 0, 1),
     "depthwise": ((1, 160, 9, 9), (160, 1, 3, 3), 1, 160),
+    "linear": ((9, 200), (300, 200), 0, 1),
+    "linear, deep": ((70, 2100), (45, 2100), 0, 1),
 }
+
+
+def apply(x, weight, padding, groups):
+    return F.linear(x, weight) if weight.ndim == 2 else F.conv2d(x, weight, None, 1, padding, 1, groups)
 
 
 @pytest.fixture(params=LAYERS)
@@ -29,7 +37,7 @@ def layer(request, rng):
 
     def run(w=weight):
         with fastnn.no_grad():
-            return F.conv2d(x, w, None, 1, padding, 1, groups).numpy()
+            return apply(x, w, padding, groups).numpy()
 
     return run, weight, lambda: run(weight.numpy().copy())
 
@@ -39,13 +47,29 @@ def layer(request, rng):
 def test_repeated_calls_agree(isa, rng, name, layout):
     shape, weight_shape, padding, groups = LAYERS[name]
     x = rng.standard_normal(shape).astype("float32")
-    if layout == "channels last":
+    if layout == "channels last" and x.ndim == 4:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     x, weight = fastnn.tensor(x), fastnn.Parameter(rng.standard_normal(weight_shape).astype("float32"))
     with fastnn.no_grad():
-        results = [F.conv2d(x, weight, None, 1, padding, 1, groups).numpy() for _ in range(4)]
+        results = [apply(x, weight, padding, groups).numpy() for _ in range(4)]
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", ml_dtypes.bfloat16, "float16", "float64"], ids=str)
+def test_kept_weights_of_linear_give_the_same_bits(isa, rng, dtype):
+    """As weights of numpy, which are never kept: several numbers of rows and threads share one copy."""
+    for n, k in [(300, 40), (33, 1300), (129, 4200 if isa != "generic" else 600)]:
+        weight = fastnn.Parameter(rng.standard_normal((n, k)).astype(dtype))
+        bias = rng.standard_normal(n).astype(dtype)
+        for m in (5, 16, 17, 140):
+            x = rng.standard_normal((m, k)).astype(dtype)
+            wanted = F.linear(x, weight.numpy().copy(), bias, activation="relu")
+            for threads in (1, 2, 3):
+                fastnn.set_num_threads(threads)
+                with fastnn.no_grad():
+                    y = F.linear(fastnn.tensor(x), weight, fastnn.tensor(bias), activation="relu").numpy()
+                np.testing.assert_array_equal(y, wanted)
 
 
 def test_changes_through_operations_are_seen(layer):
@@ -144,17 +168,19 @@ def test_precision_and_isa_have_copies_of_their_own(rng):
         fastnn.set_precision("fast")
 
 
-def test_copies_go_with_the_weight(rng):
-    x = fastnn.tensor(rng.standard_normal((1, 256, 16, 16)).astype("float32"))
+@pytest.mark.parametrize("shapes", [((1, 256, 16, 16), (256, 256, 3, 3)), ((20, 768), (768, 768))], ids=str)
+def test_copies_go_with_the_weight(rng, shapes):
+    x = fastnn.tensor(rng.standard_normal(shapes[0]).astype("float32"))
+    values = np.ones(shapes[1], "float32")
 
     def use():
-        weight = fastnn.Parameter(np.ones((256, 256, 3, 3), "float32"))
+        weight = fastnn.Parameter(values)
         before = fastnn.memory_stats()["in_use"]
         with fastnn.no_grad():
-            F.conv2d(x, weight, padding=1)
+            apply(x, weight, 1, 1)
             once = fastnn.memory_stats()["in_use"]
             for _ in range(3):
-                F.conv2d(x, weight, padding=1)
+                apply(x, weight, 1, 1)
         return before, once, fastnn.memory_stats()["in_use"]
 
     gc.collect()
@@ -162,7 +188,7 @@ def test_copies_go_with_the_weight(rng):
     before, once, after = use()
     gc.collect()
     assert once == before  # one use keeps nothing
-    assert 9 * 256 * 256 * 4 <= after - before <= 5 * 9 * 256 * 256 * 4
+    assert values.nbytes <= after - before <= 5 * values.nbytes
     assert fastnn.memory_stats()["in_use"] == start
 
 

@@ -4,6 +4,7 @@ import fastnn
 import fastnn.functional as F
 import numpy as np
 import pytest
+from fastnn import reference
 from guarded import guarded, poison
 
 SIZES = [(1, 1, 1), (3, 5, 7), (14, 32, 16), (15, 33, 17), (29, 63, 130), (2, 300, 64), (13, 9, 601), (40, 20, 9000)]
@@ -61,7 +62,7 @@ def test_linear_int8(isa, rng, dtype, activation):
         sums = (x.astype(np.int64) - zero) @ w.T.astype(np.int64)
         wanted = 0.01 / k * scale.astype(np.float64) * sums + bias
         if activation:
-            wanted = getattr(fastnn.reference, activation)(wanted)
+            wanted = getattr(reference, activation)(wanted)
         options = {"input_zero_point": zero, "activation": activation}
         y = F.linear_int8(x, w, 0.01 / k, scale, bias, **options)
         assert y.dtype == np.float32 and np.abs(y - wanted).max() <= 2e-6 * max(1, np.abs(wanted).max())
@@ -71,6 +72,30 @@ def test_linear_int8(isa, rng, dtype, activation):
         # Both neighbours are right where the value lies between them.
         gap = np.abs(rounded - np.clip(wanted / 0.02 + 7, info.min, info.max))
         assert gap.max() <= 0.5 + 1e-3
+
+
+def test_kept_weights_are_exact_and_their_changes_seen(isa, rng):
+    weight = fastnn.tensor(integers(rng, "int8", (70, 2100)))
+    x = integers(rng, "int8", (40, 2100))
+    for _ in range(2):
+        values = weight.numpy().astype(np.int64)
+        for _ in range(3):
+            for m in (1, 9, 40):
+                wanted = x[:m].astype(np.int64) @ values.T
+                assert (F.int_mm(fastnn.tensor(x[:m]), weight.T).numpy() == wanted).all()
+                y = F.linear_int8(fastnn.tensor(x[:m]), weight, 0.5, 0.25, input_zero_point=-3).numpy()
+                assert (y == np.float32(0.125) * (wanted + 3 * values.sum(1)).astype(np.float32)).all()
+        weight.copy_(fastnn.tensor(integers(rng, "int8", (70, 2100))))
+
+
+def test_rounded_outputs_hit_every_byte(isa):
+    """Both ends and every value between, for whole vectors and a rest."""
+    for dtype in ("int8", "uint8"):
+        info = np.iinfo(dtype)
+        wanted = np.arange(info.min - 5, info.max + 6)  # beyond the ends: clamped
+        x, weight = np.array([[1]], dtype), np.ones((wanted.size, 1), "int8")
+        y = F.linear_int8(x, weight, 1.0, 1.0, (wanted - 1).astype("float32"), output_scale=1.0)
+        assert (y[0] == wanted.clip(info.min, info.max)).all()
 
 
 def test_same_bits_for_any_number_of_threads(rng):

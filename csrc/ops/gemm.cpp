@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "../float_mode.h"
+#include "../packed.h"
 #include "../parallel.h"
 
 namespace fastnn {
@@ -17,6 +19,10 @@ constexpr int64_t kSuper = 2048;             // rows and columns of C that are d
 constexpr int64_t kFewRows = 4;              // up to here reading B once is all that matters
 constexpr int64_t kFlopsPerChunk = 1 << 20;  // about 10 us
 constexpr int64_t kDirectBytes = 256 << 10;  // a row-major B of this size is read as it lies
+constexpr int64_t kBytesPerChunk = 16384;    // of packing: about 5 us
+constexpr int64_t kWholeBytes = 4 << 20;     // of rows that are packed over the whole depth before kept columns
+constexpr int64_t kRowsOfKept = 512;         // with more rows packing a weight anew costs less than 2%
+constexpr int64_t kKeptColumns = -1;         // the key of a packed weight, beside those of conv2d's PackKind
 
 // Bytes of packed panels (or of packed row tiles) that stay in L2 while the other operand passes by.
 int64_t resident_bytes() {
@@ -30,11 +36,20 @@ int64_t resident_bytes() {
   return bytes;
 }
 
-// parallel_for in equal shares: with few large items a chunk size that is rounded up would leave a thread waiting.
+// parallel_for in shares that end at the items themselves: with few large items a chunk size that is rounded up would
+// leave a thread waiting. Many shares shrink towards the end of each thread's part, so that threads end together.
 template <class F>
 void for_shares(int64_t n, int64_t grain, F&& fn) {
-  const int64_t shares = std::clamp<int64_t>(n / grain, 1, num_threads() == 1 ? 1 : 8 * num_threads());
-  parallel_for(shares, 1, [&](int64_t begin, int64_t end) { fn(n * begin / shares, n * end / shares); });
+  const int64_t threads = num_threads(), most = threads == 1 ? 1 : 8 * threads;
+  const int64_t shares = std::clamp<int64_t>(n / grain, 1, most);
+  auto end_of = [&](int64_t i) {
+    if (threads == 1 || shares < most) return n * i / shares;
+    const int64_t part = i / 8, at = i % 8;
+    return n * (64 * part + at * (16 - at)) / (64 * threads);
+  };
+  parallel_for(shares, 1, [&](int64_t begin, int64_t end) {
+    if (const int64_t from = end_of(begin), to = end_of(end); from < to) fn(from, to);
+  });
 }
 
 // Few rows times a row-major B, which is read once as it lies: blocks of k give partial rows, added in order.
@@ -119,24 +134,40 @@ struct Product {
   void (*byte_tile)(const Tile&, const Requantize*, int64_t, int, int) = nullptr;  // of integers
   const Requantize* q = nullptr;
   int64_t sums_row = 0, sums_first_row = 0, sums_first_col = 0;
+  const char* kept_cols = nullptr;  // all of B, packed before: block after block of depth
 
   // A panel that needs one vector only is packed one vector wide, so that its rows stay together.
   int64_t width(const Side& s, int64_t i) const { return !s.even && s.count(i) <= lanes ? lanes : s.unit; }
   int64_t steps(int64_t kb) const { return divide_up(kb, depth); }
   int64_t bytes(const Side& s, int64_t kb) const { return s.unit * steps(kb) * scalar; }
-  bool direct(const Side& s, int64_t i) const { return s.even ? direct_rows : direct_cols && s.count(i) % lanes == 0; }
+  bool kept(const Side& s) const { return !s.even && kept_cols; }
+  bool direct(const Side& s, int64_t i) const {
+    return s.even ? direct_rows : !kept_cols && direct_cols && s.count(i) % lanes == 0;
+  }
   const char* place(const Side& s, int64_t i, int64_t k0) const {
     return s.data + (s.begin(i) * s.step + k0 * s.depth_step) * item;
   }
-  // The item as tiles want it: packed at `to`, or where it lies.
+  // Elements along k of a block, at least one step: blocks are equal but for the last.
+  int64_t block_depth(int64_t k) const {
+    const int64_t blocks =
+        std::max<int64_t>(1, divide_up(steps(k) * scalar, depth > 1 ? kPairDepthBytes : kDepthBytes));
+    return std::max(depth, divide_up(divide_up(k, blocks), depth) * depth);
+  }
+  // Where an item stands that needs no packing, else null.
+  const char* standing(const Side& s, int64_t i, int64_t k0, int64_t kb) const {
+    if (kept(s)) return kept_cols + s.items * bytes(s, k0) + i * bytes(s, kb);
+    return direct(s, i) ? place(s, i, k0) : nullptr;
+  }
+  // The item as tiles want it: packed at `to`, or where it stands.
   const char* ready(const Side& s, int64_t i, int64_t k0, int64_t kb, char* to) const {
-    if (direct(s, i)) return place(s, i, k0);
+    if (const char* at = standing(s, i, k0, kb)) return at;
     auto pack = s.even ? pack_rows : pack_cols;
     pack(place(s, i, k0), s.depth_step, s.step, kb, int(s.count(i)), int(width(s, i)), to);
     return to;
   }
   // Fetches a share of what the item will be packed from, if it lies in lines.
   void fetch(const Side& s, int64_t i, int64_t k0, int64_t kb, int64_t part, int64_t parts) const {
+    if (kept(s)) return fetch_bytes(standing(s, i, k0, kb), bytes(s, kb), part, parts);
     const bool deep = s.depth_step == 1;
     if (!deep && s.step != 1) return;
     const int64_t lines = deep ? s.count(i) : kb, line = (deep ? s.step : s.depth_step) * item;
@@ -147,19 +178,41 @@ struct Product {
   }
 };
 
+// All of B, packed, if it was used before.
+std::optional<Packed> kept_columns(const Product& p, int64_t k, const Array& weight) {
+  const Side& cols = p.cols;
+  const int64_t depth = p.block_depth(k);
+  return Packed::from_second_use(weight, {kKeptColumns}, size_t(cols.items * p.bytes(cols, k)), [&](char* to) {
+    parallel_for(cols.items, std::max<int64_t>(1, 65536 / p.bytes(cols, k)), [&](int64_t begin, int64_t end) {
+      for (int64_t k0 = 0; k0 < k; k0 += depth) {
+        const int64_t kb = std::min(depth, k - k0), bytes = p.bytes(cols, kb);
+        for (int64_t i = begin; i < end; ++i)
+          p.pack_cols(p.place(cols, i, k0), cols.depth_step, cols.step, kb, int(cols.count(i)), int(p.width(cols, i)),
+                      to + cols.items * p.bytes(cols, k0) + i * bytes);
+      }
+    });
+  });
+}
+
 // Cuts C into tiles. The shorter operand is packed first and stays in L2, a block at a time, while items of the other
 // are packed and pass by.
 void blocked(Product& p, int64_t k) {
   const bool rows_stay = p.rows.size < p.cols.size;
   const Side &stay = rows_stay ? p.rows : p.cols, &pass = rows_stay ? p.cols : p.rows;
-  const int64_t blocks =
-      std::max<int64_t>(1, divide_up(p.steps(k) * p.scalar, p.depth > 1 ? kPairDepthBytes : kDepthBytes));
-  const int64_t depth = divide_up(divide_up(k, blocks), p.depth) * p.depth;
-  const bool partial = blocks > 1 && p.c_item != p.scalar;
-  const int64_t stay_super = std::max<int64_t>(1, kSuper / stay.unit);
-  const int64_t pass_super = std::max<int64_t>(1, kSuper / pass.unit);
+  const int64_t depth = p.block_depth(k);
+  const bool partial = k > depth && p.c_item != p.scalar;
+  // About kSuper elements in equal parts: a small rest would have all of the other operand packed again.
+  auto super_of = [](const Side& side) {
+    return divide_up(side.items, std::max<int64_t>(1, (side.size + kSuper / 2) / kSuper));
+  };
+  const int64_t stay_super = super_of(stay), pass_super = super_of(pass);
   const int64_t resident = std::max<int64_t>(1, resident_bytes() / std::max<int64_t>(1, p.bytes(stay, depth)));
-  Scratch packed_memory(size_t(std::min(stay_super, stay.items) * p.bytes(stay, depth)));
+  // What stays is packed over the whole depth at once where it is little: threads then meet once.
+  const bool whole = stay.items <= std::min(stay_super, resident) &&
+                     stay.items * p.bytes(stay, k) <= (p.kept(pass) ? kWholeBytes : resident_bytes()) &&
+                     (p.kept(pass) || pass.items >= 4 * num_threads());
+  const int64_t sweep = whole ? std::max(k, depth) : depth;
+  Scratch packed_memory(p.kept(stay) ? 0 : size_t(std::min(stay_super, stay.items) * p.bytes(stay, sweep)));
   Scratch offsets_memory(p.direct_rows ? size_t(depth) * sizeof(int64_t) : 0);
   int64_t* offsets = p.direct_rows ? offsets_memory.as<int64_t>() : nullptr;
   if (offsets)
@@ -216,47 +269,70 @@ void blocked(Product& p, int64_t k) {
       // Few passing items mean that more groups are needed to give every thread some.
       const int64_t wanted = std::max(divide_up(staying, resident), divide_up(4 * num_threads(), passing));
       const int64_t groups = std::min(staying, wanted);
-      const bool ahead = groups > 1;  // several groups need each passing item: it is packed once
+      const bool ahead = groups > 1 && !whole && !p.kept(pass);  // several groups need each passing item: packed once
       Scratch passers_memory(ahead ? size_t(passing * p.bytes(pass, depth)) : 0);
       char* passers = passers_memory.as<char>();
-      for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth) {
-        const int64_t kb = std::min(depth, k - k0), stay_bytes = p.bytes(stay, kb), pass_bytes = p.bytes(pass, kb);
-        auto pack_all = [&](const Side& side, int64_t first, int64_t count, char* to) {
-          const int64_t bytes = p.bytes(side, kb);
-          for_shares(count, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, bytes)), [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) p.ready(side, first + i, k0, kb, to + i * bytes);
-          });
+      for (int64_t first = 0; first == 0 || first < k; first += sweep) {
+        const int64_t end_of_sweep = std::min(k, first + sweep);
+        // Where an item of a block is, or is to be, packed.
+        auto stayer_at = [&](int64_t i, int64_t k0, int64_t kb) {
+          return packed + staying * p.bytes(stay, k0 - first) + i * p.bytes(stay, kb);
         };
-        pack_all(stay, s0, staying, packed);
-        if (ahead) pack_all(pass, p0, passing, passers);
-        const int64_t flops = 2 * pass.unit * std::max<int64_t>(kb, 1) * divide_up(staying, groups) * stay.unit;
-        for_shares(groups * passing, std::max<int64_t>(1, kFlopsPerChunk / flops), [&](int64_t begin, int64_t end) {
-          Scratch pass_memory(ahead ? 0 : size_t(pass_bytes));
+        auto passer_at = [&](int64_t q, int64_t kb) { return passers + q * p.bytes(pass, kb); };
+        auto blocks_of_sweep = [&](auto&& each) {
+          for (int64_t k0 = first; k0 == first || k0 < end_of_sweep; k0 += depth) each(k0, std::min(depth, k - k0));
+        };
+        const int64_t to_pack = p.kept(stay) ? 0 : staying, most = std::max(p.bytes(stay, sweep), p.bytes(pass, depth));
+        for_shares(to_pack + (ahead ? passing : 0), std::max<int64_t>(1, kBytesPerChunk / std::max<int64_t>(1, most)),
+                   [&](int64_t begin, int64_t end) {
+                     blocks_of_sweep([&](int64_t k0, int64_t kb) {
+                       for (int64_t i = begin; i < end; ++i)
+                         i < to_pack ? p.ready(stay, s0 + i, k0, kb, stayer_at(i, k0, kb))
+                                     : p.ready(pass, p0 + i - to_pack, k0, kb, passer_at(i - to_pack, kb));
+                     });
+                   });
+        const int64_t work = 2 * pass.unit * std::max<int64_t>(sweep, 1) * divide_up(staying, groups) * stay.unit;
+        for_shares(groups * passing, std::max<int64_t>(1, kFlopsPerChunk / work), [&](int64_t begin, int64_t end) {
+          Scratch pass_memory(ahead || p.kept(pass) ? 0 : size_t(p.bytes(pass, depth)));
           for (int64_t task = begin; task < end; ++task) {
             const int64_t group = task / passing, q = task % passing;
-            const char* passer = passers + q * pass_bytes;
-            if (!ahead || p.direct(pass, p0 + q)) passer = p.ready(pass, p0 + q, k0, kb, pass_memory.as<char>());
             const int64_t from = staying * group / groups, to = staying * (group + 1) / groups;
-            for (int64_t i = from; i < to; ++i) {
-              if (task + 1 < end) {
-                const int64_t next = (task + 1) % passing;
-                ahead ? fetch_bytes(passers + next * pass_bytes, pass_bytes, i - from, to - from)
-                      : p.fetch(pass, p0 + next, k0, kb, i - from, to - from);
+            blocks_of_sweep([&](int64_t k0, int64_t kb) {
+              const char* passer =
+                  ahead ? p.standing(pass, p0 + q, k0, kb) : p.ready(pass, p0 + q, k0, kb, pass_memory.as<char>());
+              if (!passer) passer = passer_at(q, kb);
+              // What follows: the next block of this item, or the first of the next one.
+              const bool more = k0 + kb < end_of_sweep, any = more || task + 1 < end;
+              const int64_t next = more ? q : (task + 1) % passing, next_k0 = more ? k0 + kb : first;
+              const int64_t next_kb = std::min(depth, k - next_k0);
+              for (int64_t i = from; i < to; ++i) {
+                if (any && ahead)
+                  fetch_bytes(passer_at(next, kb), p.bytes(pass, kb), i - from, to - from);
+                else if (any)
+                  p.fetch(pass, p0 + next, next_k0, next_kb, i - from, to - from);
+                const int64_t s = s0 + i;
+                const char* stayer = p.standing(stay, s, k0, kb);
+                if (!stayer) stayer = stayer_at(i, k0, kb);
+                rows_stay ? run(s, p0 + q, stayer, passer, k0, kb) : run(p0 + q, s, passer, stayer, k0, kb);
               }
-              const int64_t s = s0 + i;
-              const char* stayer = p.direct(stay, s) ? p.place(stay, s, k0) : packed + i * stay_bytes;
-              rows_stay ? run(s, p0 + q, stayer, passer, k0, kb) : run(p0 + q, s, passer, stayer, k0, kb);
-            }
+            });
           }
         });
-        if (k == 0) break;
       }
     }
 }
 
+void run_product(Product& p, int64_t m, int64_t k, const Array* weight) {
+  std::optional<Packed> kept;
+  if (weight && m <= kRowsOfKept) kept = kept_columns(p, k, *weight);
+  if (kept) p.kept_cols = kept->data();
+  blocked(p, k);
+}
+
 }  // namespace
 
-void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e) {
+void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e,
+          const Array* weight) {
   if (m == 0 || n == 0) return;
   FlushSubnormals flush;
   const GemmKernels& kernel = fastnn::kernels().gemm;
@@ -301,11 +377,11 @@ void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char
             c,
             ldc,
             e};
-  blocked(p, k);
+  run_product(p, m, k, weight);
 }
 
 void gemm_bytes(DType a_dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc,
-                const Requantize& q) {
+                const Requantize& q, const Array* weight) {
   if (m == 0 || n == 0) return;
   FlushSubnormals flush;
   const QuantizedKernels& kernel = fastnn::kernels().quantized;
@@ -328,7 +404,7 @@ void gemm_bytes(DType a_dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix
             {},
             kernel.byte_tile,
             &q};
-  blocked(p, k);
+  run_product(p, m, k, weight);
 }
 
 }  // namespace fastnn

@@ -19,12 +19,14 @@ struct Epilogue {
   bool wide = false;        // C and residual are in the compute type
 };
 
-// c[i * ldc + j] = f(sum_p a(i, p) b(p, j) + bias[j] + residual(i, j)) for i < m, j < n; k may be zero.
-void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e);
+// c[i * ldc + j] = f(sum_p a(i, p) b(p, j) + bias[j] + residual(i, j)) for i < m, j < n; k may be zero. `weight`, if
+// given, is the array that b is a view of: a packed copy of b is kept with it from the second use on.
+void gemm(DType dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc, const Epilogue& e,
+          const Array* weight = nullptr);
 
 // c = A B for a in u8 or i8 and b in i8, with exact sums; c is in q.out.
 void gemm_bytes(DType a_dtype, int64_t m, int64_t n, int64_t k, Matrix a, Matrix b, char* c, int64_t ldc,
-                const Requantize& q);
+                const Requantize& q, const Array* weight = nullptr);
 
 // The type that kernels of `dtype` compute in.
 constexpr DType compute_type(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }

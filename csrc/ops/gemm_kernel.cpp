@@ -233,6 +233,8 @@ void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
 constexpr decltype(nullptr) tile_pairs = nullptr, tile_pairs_sums = nullptr, pack_pairs = nullptr;
 #endif
 
+constexpr int64_t kRowsAhead = 16;  // that are fetched to L2: rows far apart are no stream that the hardware sees
+
 // Rows of a panel from consecutive elements. Rows that end within a vector are stored as whole ones, which the next
 // rows overwrite.
 template <class T>
@@ -241,6 +243,8 @@ FASTNN_INLINE void pack_lines(const T* b, int64_t step_k, int64_t k, int cols, i
   constexpr int L = V::kLanes;
   if (cols == width && width == 2 * L) {
     for (int64_t i = 0; i < k; ++i, b += step_k, panel += width) {
+      __builtin_prefetch(b + kRowsAhead * step_k, 0, 2);
+      __builtin_prefetch(b + kRowsAhead * step_k + 2 * L - 1, 0, 2);
       const V low = V::load(b), high = V::load(b + L);
       low.store(panel);
       high.store(panel + L);

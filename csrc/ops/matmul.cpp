@@ -81,10 +81,12 @@ void gpu_product(const char* op, const Array& a_in, const Array& b_in, const Arr
   cuda::check(op, cuda::launchers().matmul(p, stream));
 }
 
-// C = f(A B + bias + residual) of matrices on either device, C row-major.
-void product(const char* op, const Array& a, const Array& b, const Array& c, const Epilogue& e = {}) {
+// C = f(A B + bias + residual) of matrices on either device, C row-major. `keeps`: packed copies of b may be kept.
+void product(const char* op, const Array& a, const Array& b, const Array& c, const Epilogue& e = {},
+             bool keeps = false) {
   if (c.on_cuda()) return gpu_product(op, a, b, c, e);
-  gemm(c.dtype, a.size(0), b.size(1), a.size(1), matrix_of(a), matrix_of(b), c.data, b.size(1), e);
+  gemm(c.dtype, a.size(0), b.size(1), a.size(1), matrix_of(a), matrix_of(b), c.data, b.size(1), e,
+       keeps ? &b : nullptr);
 }
 
 Array transposed(const Array& a) { return a.view({a.size(1), a.size(0)}, {a.stride(1), a.stride(0)}); }
@@ -112,10 +114,10 @@ Array matmul(const Array& a_in, const Array& b_in) {
   if (a_in.ndim() > 1) out.push_back(m);
   if (b_in.ndim() > 1) out.push_back(n);
   Array c = Array::empty(full, a.dtype, a.device());
-  // One product where b is a single matrix and a's batches are rows that follow each other.
-  if (batch.n > 0 && b_batch.n == 0 && a.is_contiguous()) {
-    Array rows = collapse_rows(a);
-    product("matmul", rows, b, c.view({rows.size(0), n}, {n, 1}));
+  // One product where b is a single matrix, which may be a weight, and a's batches are rows that follow each other.
+  if (b_batch.n == 0 && (batch.n == 0 || a.is_contiguous())) {
+    Array rows = batch.n == 0 ? a : collapse_rows(a);
+    product("matmul", rows, b, c.view({rows.size(0), n}, {n, 1}), {}, true);
   } else {
     Dims a_full = batch, b_full = batch;
     a_full.push_back(m), a_full.push_back(k);
@@ -173,7 +175,7 @@ Array linear(const Array& x, const Array& weight, const std::optional<Array>& bi
     e.residual = residual_values.data;
   }
   Array rows = collapse_rows(x), y = Array::empty(shape, x.dtype, x.device());
-  product("linear", rows, transposed(weight), y.view({rows.size(0), n}, {n, 1}), e);
+  product("linear", rows, transposed(weight), y.view({rows.size(0), n}, {n, 1}), e, true);
   return y;
 }
 

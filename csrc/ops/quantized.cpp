@@ -1,9 +1,11 @@
 #include "quantized.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "../dispatch.h"
 #include "../error.h"
+#include "../packed.h"
 #include "activation.h"
 #include "gemm.h"
 
@@ -30,12 +32,28 @@ Dims with_last(const Dims& shape, int64_t last) {
   return s;
 }
 
-// What must be added to column n of the sums of packed values: -offset times the sum of that column of b.
-Array correction(const Matrix& b, int64_t k, int64_t n, int64_t offset) {
-  Array ones = Array::empty({1, k}, DType::u8), sums = Array::empty({n}, DType::i32);
+constexpr int64_t kKeptSums = -2;  // the key of sums of columns, beside the packed columns of gemm.cpp
+
+// sums[n] = the sum of column n of b.
+void sum_columns(const Matrix& b, int64_t k, int64_t n, int32_t* sums) {
+  Array ones = Array::empty({1, k}, DType::u8);
   for (int64_t i = 0; i < k; ++i) ones.as<uint8_t>()[i] = 1;
-  gemm_bytes(DType::u8, 1, n, k, {ones.data, k, 1}, b, sums.data, n, {});
-  for (int64_t i = 0; i < n; ++i) sums.as<int32_t>()[i] = int32_t(-uint32_t(offset) * uint32_t(sums.as<int32_t>()[i]));
+  gemm_bytes(DType::u8, 1, n, k, {ones.data, k, 1}, b, reinterpret_cast<char*>(sums), n, {});
+}
+
+// What must be added to column n of the sums of packed values: -offset times the sum of that column of b, a view of
+// `weight`.
+Array correction(const Array& weight, const Matrix& b, int64_t k, int64_t n, int64_t offset) {
+  Array sums = Array::empty({n}, DType::i32);
+  int32_t* values = sums.as<int32_t>();
+  const size_t bytes = size_t(n) * sizeof(int32_t);
+  const auto kept = Packed::from_second_use(weight, {kKeptSums, b.row, b.col}, bytes,
+                                            [&](char* to) { sum_columns(b, k, n, reinterpret_cast<int32_t*>(to)); });
+  if (kept)
+    std::memcpy(values, kept->data(), bytes);
+  else
+    sum_columns(b, k, n, values);
+  for (int64_t i = 0; i < n; ++i) values[i] = int32_t(-uint32_t(offset) * uint32_t(values[i]));
   return sums;
 }
 
@@ -52,10 +70,10 @@ Array int_mm(const Array& a, const Array& b) {
   const Matrix mb{b.data, b.stride(0), b.stride(1)};
   Requantize q{};
   if (const int64_t shift = shift_of(a.dtype)) {
-    corrections = correction(mb, k, n, shift);
+    corrections = correction(b, mb, k, n, shift);
     q.correction = corrections.as<int32_t>();
   }
-  gemm_bytes(a.dtype, rows.size(0), n, k, {rows.data, rows.stride(0), rows.stride(1)}, mb, c.data, n, q);
+  gemm_bytes(a.dtype, rows.size(0), n, k, {rows.data, rows.stride(0), rows.stride(1)}, mb, c.data, n, q, &b);
   return c;
 }
 
@@ -101,11 +119,11 @@ Array linear_int8(const Array& x, const Array& weight, double scale, int64_t zer
   }
   const Matrix b{weight.data, weight.stride(1), weight.stride(0)};
   if (const int64_t offset = zero_point + shift_of(x.dtype)) {
-    corrections = correction(b, k, n, offset);
+    corrections = correction(weight, b, k, n, offset);
     q.correction = corrections.as<int32_t>();
   }
   Array rows = rows_of(x), y = Array::empty(with_last(x.shape, n), q.out);
-  gemm_bytes(x.dtype, rows.size(0), n, k, {rows.data, rows.stride(0), rows.stride(1)}, b, y.data, n, q);
+  gemm_bytes(x.dtype, rows.size(0), n, k, {rows.data, rows.stride(0), rows.stride(1)}, b, y.data, n, q, &weight);
   return y;
 }
 

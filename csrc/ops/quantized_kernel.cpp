@@ -159,9 +159,9 @@ FASTNN_INLINE void requantize(const Requantize& q, int64_t column, const int32_t
     v = activate<Any>(q.activation, v);
     if (wide) return store(v, static_cast<float*>(c) + at + n, lanes);
     v = round(v * V(q.inverse_scale)) + V(q.zero_point);
-    alignas(64) int32_t values[V::kLanes];
-    store_integers(min(max(v, low), high), values, Full());
-    for (int i = 0; i < lesser(V::kLanes, cols - n); ++i) static_cast<uint8_t*>(c)[at + n + i] = uint8_t(values[i]);
+    v = min(max(v, low), high);
+    if (q.out == DType::i8) v = select(v < V(0.0f), v + V(256.0f), v);  // as the unsigned byte of the same bits
+    store_integers(v, static_cast<uint8_t*>(c) + at + n, lanes);
   });
 }
 
@@ -189,13 +189,14 @@ void byte_tile(const Tile& t, const Requantize* q, int64_t column, int rows, int
   for (int m = 0; m < rows; ++m) {
     int32_t* row = buffer + m * kStep;
     // Sums wrap around as torch's do.
-    for (int n = 0; n < cols; ++n) {
-      uint32_t x = uint32_t(row[n]);
-      if (t.accumulate) x += uint32_t(c[m * t.c_row + n]);
-      if (sums) x += uint32_t(sums[m * t.sums_row + n]);
-      if (correction) x += uint32_t(correction[n]);
-      row[n] = int32_t(x);
-    }
+    auto add = [&](const int32_t* more) {
+      int n = 0;
+      for (; n + kLanes <= cols; n += kLanes) (Ints::load(row + n) + Ints::load(more + n)).store(row + n);
+      for (; n < cols; ++n) row[n] = int32_t(uint32_t(row[n]) + uint32_t(more[n]));
+    };
+    if (t.accumulate) add(c + m * t.c_row);
+    if (sums) add(sums + m * t.sums_row);
+    if (correction) add(correction);
     if (integers)
       for (int n = 0; n < cols; ++n) c[m * t.c_row + n] = row[n];
     else if (q->activation <= Activation::relu)
