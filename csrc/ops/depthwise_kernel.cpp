@@ -55,7 +55,7 @@ void rectangle_as(const DepthwiseRectangle& t) {
 
 template <class T>
 void rectangle(const DepthwiseRectangle& t) {
-  t.activation <= Activation::relu ? rectangle_as<T, false>(t) : rectangle_as<T, true>(t);
+  is_simple(t.activation) ? rectangle_as<T, false>(t) : rectangle_as<T, true>(t);
 }
 
 template <class T, int K, class Lanes>
@@ -189,7 +189,7 @@ void plane_as(const DepthwisePlane& t) {
 
 template <class T>
 void plane(const DepthwisePlane& t) {
-  t.activation <= Activation::relu ? plane_as<T, false>(t) : plane_as<T, true>(t);
+  is_simple(t.activation) ? plane_as<T, false>(t) : plane_as<T, true>(t);
 }
 
 template <class T, int K>
