@@ -74,6 +74,16 @@ void accumulate(const Tile& t, Sink<Out> sink) {
       until(k + kStepsPerFetch);
     }
   }
+  // Pixels of many channels are too far apart for the hardware to see the next tile's coming.
+  if constexpr (!Packed && Step == 0) {
+    constexpr int64_t kLine = 64 / sizeof(S);
+    for (int64_t end = kLine; t.a_step && end <= t.k; end += kLine) {
+      const S* next = a + t.offsets[k] + t.a_step;
+#pragma GCC unroll 16
+      for (int m = 0; m < R; ++m) __builtin_prefetch(next + m * step);
+      until(end);
+    }
+  }
   until(t.k);
   if (sink.add) {
 #pragma GCC unroll 16
