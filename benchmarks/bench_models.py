@@ -107,27 +107,31 @@ def _make(rng: np.random.Generator, steps: list[Step], batch: int) -> Arrays:
 
 def _forward(functions: Any, steps: list[Step], values: dict[str, Any], arrays: Any, fused: bool) -> Any:
     """The steps in fastnn (fused), torch or the reference, which share the functions' names."""
-    for step in steps:
+    last_use = {name: i for i, step in enumerate(steps) for name in (step.source, getattr(step, "shortcut", None))}
+    for i, step in enumerate(steps):
         if isinstance(step, Head):
             x = values[step.source].mean((2, 3))
             return functions.linear(x, arrays["head.weight"], arrays["head.bias"])
         if isinstance(step, MaxPool):
-            values[step.out] = functions.max_pool2d(values[step.source], 3, 2, 1)
-            continue
-        weight, bias = arrays[f"{step.out}.weight"], arrays[f"{step.out}.bias"]
-        shortcut = values[step.shortcut] if step.shortcut else None
-        call = partial(
-            functions.conv2d, values[step.source], weight, bias, step.stride, step.kernel // 2, 1, step.groups
-        )
-        if fused:
-            values[step.out] = call(activation=step.activation, residual=shortcut)
-            continue
-        y = call()
-        if shortcut is not None:
-            y += shortcut
-        if step.activation:
-            y = getattr(functions, step.activation)(y)
+            y = functions.max_pool2d(values[step.source], 3, 2, 1)
+        else:
+            weight, bias = arrays[f"{step.out}.weight"], arrays[f"{step.out}.bias"]
+            shortcut = values[step.shortcut] if step.shortcut else None
+            call = partial(
+                functions.conv2d, values[step.source], weight, bias, step.stride, step.kernel // 2, 1, step.groups
+            )
+            if fused:
+                y = call(activation=step.activation, residual=shortcut)
+            else:
+                y = call()
+                if shortcut is not None:
+                    y += shortcut
+                if step.activation:
+                    y = getattr(functions, step.activation)(y)
+            del call, shortcut
         values[step.out] = y
+        # As a module's forward and ONNX Runtime do, so that memory is warm when it is used again.
+        values = {name: value for name, value in values.items() if last_use[name] > i}
     raise ValueError("a network ends with its head")
 
 

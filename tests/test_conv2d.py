@@ -138,18 +138,20 @@ def test_named_padding(rng, kernel, padding):
     assert relative_error(F.conv2d(x, w, padding=padding, dilation=(1, 2)), wanted.astype(np.float64)) < 3e-6
 
 
+@pytest.mark.parametrize(("activation", "top"), [("relu", np.inf), ("relu6", 6)])
 @pytest.mark.parametrize("layout", ["row major", "channels last"])
-def test_fused_activation_and_residual(isa, rng, layout):
-    x, w, b, arguments = make(rng, "3x3", "float32")
+@pytest.mark.parametrize("case", ["3x3", "1x1", "lenet conv1", "depthwise"])
+def test_fused_activation_and_residual(isa, rng, case, layout, activation, top):
+    x, w, b, arguments = make(rng, case, "float32")
     x = channels_last(x) if layout == "channels last" else x
     plain = reference.conv2d(x, w, b, *arguments)
     r = rng.standard_normal(plain.shape).astype("float32")
     leaves = [fastnn.tensor(a, requires_grad=True) for a in (x, w, b, r)]
-    y = F.conv2d(*leaves[:3], *arguments, activation="relu", residual=leaves[3])
-    assert relative_error(y.numpy(), np.maximum(plain + r, 0)) < TOLERANCE["float32"]
+    y = F.conv2d(*leaves[:3], *arguments, activation=activation, residual=leaves[3])
+    assert relative_error(y.numpy(), np.clip(plain + r, 0, top)) < TOLERANCE["float32"]
     grad = rng.standard_normal(plain.shape).astype("float32")
     y.backward(fastnn.tensor(grad))
-    masked = grad * (plain + r > 0)
+    masked = grad * (plain + r > 0) * (plain + r < top)
     for leaf, gradient in zip(leaves, [*torch_gradients(x, w, b, arguments, masked), masked], strict=True):
         assert relative_error(leaf.grad.numpy(), gradient.astype(np.float64)) < TOLERANCE["float32"]
 

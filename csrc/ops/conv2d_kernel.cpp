@@ -156,7 +156,7 @@ void pixel_rows(const PixelTile& t, int channels, int rows) {
 
 template <class T>
 void pixel_tile(const PixelTile& t, int channels, int rows) {
-  if (t.activation <= Activation::relu)
+  if (is_simple(t.activation))
     pixel_rows<T, false>(t, channels, rows);
   else
     pixel_rows<T, true>(t, channels, rows);
@@ -203,11 +203,11 @@ void weight_block(const WeightTile& t, int cols) {
   S* c = static_cast<S*>(t.c);
   const int last = cols - (N - 1) * L;  // columns of the last vector
   const S* g = static_cast<const S*>(t.g);
-  const int64_t some = std::max<int64_t>(1, kChain / t.width);  // rows of a chain of sums
+  const int64_t some = greater(1, kChain / t.width);  // rows of a chain of sums
   for (int64_t b = 0; b < t.images; ++b)
     for (int64_t r = 0; r < t.rows;) {
       V acc[R][N] = {};
-      for (const int64_t end = std::min(t.rows, r + some); r < end; ++r) {
+      for (const int64_t end = lesser(t.rows, r + some); r < end; ++r) {
         const S* base = static_cast<const S*>(t.x) + b * t.x_image + r * t.x_row;
         const S* p[R];
 #pragma GCC unroll 16

@@ -10,7 +10,8 @@
 namespace fastnn::conv {
 namespace {
 
-constexpr int64_t kFlopsPerChunk = 1 << 18;   // about 5 us
+constexpr int64_t kFlopsPerChunk = 1 << 18;  // about 5 us
+constexpr int64_t kBandRows = 6;             // of channels_last outputs, at least: rows share the pixels that they read
 constexpr int64_t kPlaneElements = 6 * 1024;  // of a band of a plane: 24 KB, in L1
 constexpr int64_t kParts = 16;                // partial sums of a weight gradient; fixed, so that bits are
 constexpr int64_t kChannelsPerTask = 64;      // of a weight gradient
@@ -64,7 +65,7 @@ struct Taps {
 
 // Columns are the longer side: those share registers.
 void turn(DepthwiseRectangle& t) {
-  if (t.rows <= t.cols) return;
+  if (t.rows <= t.cols || t.taps == 9) return;
   std::swap(t.rows, t.cols);
   std::swap(t.x_row, t.x_col);
   std::swap(t.y_row, t.y_col);
@@ -79,7 +80,8 @@ void run_channels(const Pass& p, const Array& in, char* w, int64_t w_step, const
   const std::vector<Segment> rows = segments(p.rows, p.step_y, p.ty, in.size(2));
   const std::vector<Segment> cols = segments(p.cols, p.step_x, p.tx, in.size(3));
   const int64_t flops = std::max<int64_t>(1, 2 * int64_t(p.ty.size() * p.tx.size()) * p.cols * channels);
-  const int64_t band = std::clamp<int64_t>(kFlopsPerChunk / flops, 1, p.rows), bands = divide_up(p.rows, band);
+  const int64_t band = std::clamp<int64_t>(kFlopsPerChunk / flops, kBandRows, std::max(kBandRows, p.rows));
+  const int64_t bands = divide_up(p.rows, band);
   parallel_for(
       in.size(0) * bands, std::max<int64_t>(1, kFlopsPerChunk / (flops * band)), [&](int64_t begin, int64_t end) {
         Taps taps;

@@ -5,13 +5,13 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-// Accumulators: pixels, rows of 3x3 neighbours, taps of a weight gradient.
+// Accumulators: pixels, rows of 3x3 neighbours, taps of a weight gradient, rows and columns of a block of pixels.
 #if FASTNN_ISA_ID == 2
-constexpr int kPixels = 14, kRows = 8, kTaps = 13;
+constexpr int kPixels = 14, kRows = 8, kTaps = 13, kBlockRows = 3, kBlockCols = 6;
 #elif FASTNN_ISA_ID == 1 || FASTNN_ISA_ID == 4
-constexpr int kPixels = 10, kRows = 4, kTaps = 9;
+constexpr int kPixels = 10, kRows = 4, kTaps = 9, kBlockRows = 2, kBlockCols = 4;
 #else
-constexpr int kPixels = 4, kRows = 2, kTaps = 5;
+constexpr int kPixels = 4, kRows = 2, kTaps = 5, kBlockRows = 2, kBlockCols = 2;
 #endif
 
 // ---- channels as lanes ----------------------------------------------------------------------------------------------
@@ -42,20 +42,106 @@ FASTNN_INLINE void pixels(const DepthwiseRectangle& t, const T* x, int64_t to, i
 template <class T, bool Any>
 void rectangle_as(const DepthwiseRectangle& t) {
   const int64_t tiles = (t.cols + kPixels - 1) / kPixels;
-  for_lanes<Compute<T>>(t.channels, [&](int64_t c, auto lanes) {
-    for (int64_t r = 0; r < t.rows; ++r)
-      for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t from = t.cols * i / tiles, count = t.cols * (i + 1) / tiles - from;
-        const T* x = static_cast<const T*>(t.x) + r * t.x_row + from * t.x_col + c;
-        const int64_t to = r * t.y_row + from * t.y_col + c;
-        with_constant<kPixels>(int(count), [&](auto n) { pixels<T, Any, n.value>(t, x, to, c, lanes); });
-      }
+  for (int64_t r = 0; r < t.rows; ++r)
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t from = t.cols * i / tiles, count = t.cols * (i + 1) / tiles - from;
+      const T* x = static_cast<const T*>(t.x) + r * t.x_row + from * t.x_col;
+      const int64_t to = r * t.y_row + from * t.y_col;
+      with_constant<kPixels>(int(count), [&](auto n) {
+        for_lanes<Compute<T>>(t.channels,
+                              [&](int64_t c, auto lanes) { pixels<T, Any, n.value>(t, x + c, to + c, c, lanes); });
+      });
+    }
+}
+
+// R rows by P columns of pixels whose taps are 3x3 neighbours, S apart: a vector of an input pixel is loaded once for
+// all outputs that use it. What the next block to the right reads and writes is fetched ahead: its lines are too far
+// apart for the hardware to see them coming.
+template <class T, int S, int R, int P, class Lanes>
+FASTNN_INLINE void block(const DepthwiseRectangle& t, const T* x, int64_t row, int64_t col, int64_t to, int64_t c,
+                         Lanes lanes) {
+  using V = Compute<T>;
+  constexpr int kHigh = (R - 1) * S + 3, kWide = (P - 1) * S + 3;
+  const Scalar<T>* weights = static_cast<const Scalar<T>*>(t.w) + c;
+  T* y = static_cast<T*>(t.y) + to;
+  V acc[R][P], w[9];
+#pragma GCC unroll 9
+  for (int k = 0; k < 9; ++k) w[k] = V::load(weights + t.w_offsets[k]);
+  const V bias = t.bias ? load<V>(static_cast<const Scalar<T>*>(t.bias) + c, lanes) : V(0.0f);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) acc[r][i] = bias;
+#pragma GCC unroll 8
+  for (int j = 0; j < kHigh; ++j, x += row) {
+    const T* p = x;
+#pragma GCC unroll 16
+    for (int i = 0; i < kWide; ++i, p += col) {
+      const V pixel = load<V>(p, lanes);
+#pragma GCC unroll 3
+      for (int u = 0; u < 3; ++u)
+#pragma GCC unroll 3
+        for (int v = 0; v < 3; ++v)
+          if ((j - u) % S == 0 && j >= u && (j - u) / S < R && (i - v) % S == 0 && i >= v && (i - v) / S < P)
+            acc[(j - u) / S][(i - v) / S] = fma(w[3 * u + v], pixel, acc[(j - u) / S][(i - v) / S]);
+    }
+    if (j >= 3 - S)
+#pragma GCC unroll 16
+      for (int i = 0; i < P * S; ++i, p += col) __builtin_prefetch(p);
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r, y += t.y_row)
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) {
+      const int64_t at = r * t.y_row + i * t.y_col;
+      if (t.residual) acc[r][i] = acc[r][i] + load<V>(static_cast<const T*>(t.residual) + to + at, lanes);
+      store(activate<false>(t.activation, acc[r][i]), y + i * t.y_col, lanes);
+      __builtin_prefetch(y + (P + i) * t.y_col, 1);
+    }
+}
+
+// fn(first, how many as a constant) for even shares of at least half of Most.
+template <int Most, class Fn>
+FASTNN_INLINE void for_shares(int64_t n, Fn&& fn) {
+  const int64_t shares = (n + Most - 1) / Most;
+  for (int64_t i = 0; i < shares; ++i) {
+    const int64_t first = n * i / shares;
+    with_constant<Most>(int(n * (i + 1) / shares - first), [&](auto count) {
+      if constexpr (2 * count.value >= Most) fn(first, count);
+    });
+  }
+}
+
+template <class T, int S>
+void blocks(const DepthwiseRectangle& t) {
+  const int64_t row = t.x_row / S, col = t.x_col / S;
+  for_shares<kBlockRows>(t.rows, [&](int64_t r, auto rows) {
+    for_shares<kBlockCols>(t.cols, [&](int64_t i, auto cols) {
+      const T* x = static_cast<const T*>(t.x) + t.x_offsets[0] + r * t.x_row + i * t.x_col;
+      const int64_t to = r * t.y_row + i * t.y_col;
+      for_lanes<Compute<T>>(t.channels, [&](int64_t c, auto lanes) {
+        block<T, S, rows.value, cols.value>(t, x + c, row, col, to + c, c, lanes);
+      });
+    });
   });
+}
+
+// The distance of the taps' steps if they are 3x3 neighbours and the outputs enough for a block, else 0.
+int block_step(const DepthwiseRectangle& t) {
+  if (t.taps != 9 || 2 * t.rows < kBlockRows || 2 * t.cols < kBlockCols) return 0;
+  const int64_t row = t.x_offsets[3] - t.x_offsets[0], col = t.x_offsets[1] - t.x_offsets[0];
+  for (int k = 0; k < 9; ++k)
+    if (t.x_offsets[k] != t.x_offsets[0] + k / 3 * row + k % 3 * col) return 0;
+  for (int step = 1; step <= 2; ++step)
+    if (t.x_row == step * row && t.x_col == step * col) return step;
+  return 0;
 }
 
 template <class T>
 void rectangle(const DepthwiseRectangle& t) {
-  t.activation <= Activation::relu ? rectangle_as<T, false>(t) : rectangle_as<T, true>(t);
+  if (!is_simple(t.activation)) return rectangle_as<T, true>(t);
+  const int step = block_step(t);
+  step == 1 ? blocks<T, 1>(t) : step == 2 ? blocks<T, 2>(t) : rectangle_as<T, false>(t);
 }
 
 template <class T, int K, class Lanes>
@@ -189,7 +275,7 @@ void plane_as(const DepthwisePlane& t) {
 
 template <class T>
 void plane(const DepthwisePlane& t) {
-  t.activation <= Activation::relu ? plane_as<T, false>(t) : plane_as<T, true>(t);
+  is_simple(t.activation) ? plane_as<T, false>(t) : plane_as<T, true>(t);
 }
 
 template <class T, int K>

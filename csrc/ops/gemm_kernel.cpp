@@ -85,7 +85,7 @@ void finish_as(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
 
 template <class T>
 void finish(const Tile& t, int rows, int cols, const Scalar<T>* buffer) {
-  if (t.activation <= Activation::relu)
+  if (is_simple(t.activation))
     finish_as<T, false>(t, rows, cols, buffer);
   else
     finish_as<T, true>(t, rows, cols, buffer);
@@ -120,7 +120,7 @@ FASTNN_INLINE void tile_of(const Tile& t, int rows, int cols) {
   const int64_t line = t.c_row * int64_t(sizeof(T));
   if constexpr (Pairs || sizeof(T) == sizeof(S)) {
     // Whole vectors go from registers to c.
-    if (t.c_col == 1 && cols % L == 0 && !(t.accumulate && t.residual) && !t.sums && t.activation <= Activation::relu) {
+    if (t.c_col == 1 && cols % L == 0 && !(t.accumulate && t.residual) && !t.sums && is_simple(t.activation)) {
       T* c = static_cast<T*>(t.c);
       const T* add = t.accumulate ? c : static_cast<const T*>(t.residual);
       return accumulate_tile<S, Pairs, T>(t, rows, cols,

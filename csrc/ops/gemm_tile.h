@@ -21,8 +21,8 @@ constexpr int kMaxRows = 4;
 constexpr int kMaxLanes = 16;
 
 // Where the sums of a tile go: to[m * to_row + n], with add[m * add_row + n] added if add is given, then the bias of
-// the column or row, and the activation (up to relu). The lines that will be written in the end begin at c, c_row bytes
-// apart.
+// the column or row, and the activation (a simple one). The lines that will be written in the end begin at c, c_row
+// bytes apart.
 template <class Out>
 struct Sink {
   Out* to;
@@ -74,6 +74,16 @@ void accumulate(const Tile& t, Sink<Out> sink) {
       until(k + kStepsPerFetch);
     }
   }
+  // Pixels of many channels are too far apart for the hardware to see the next tile's coming.
+  if constexpr (!Packed && Step == 0) {
+    constexpr int64_t kLine = 64 / sizeof(S);
+    for (int64_t end = kLine; t.a_step && end <= t.k; end += kLine) {
+      const S* next = a + t.offsets[k] + t.a_step;
+#pragma GCC unroll 16
+      for (int m = 0; m < R; ++m) __builtin_prefetch(next + m * step);
+      until(end);
+    }
+  }
   until(t.k);
   if (sink.add) {
 #pragma GCC unroll 16
@@ -102,7 +112,13 @@ void accumulate(const Tile& t, Sink<Out> sink) {
 #pragma GCC unroll 16
       for (int m = 0; m < R; ++m)
 #pragma GCC unroll 2
-        for (int j = 0; j < N; ++j) acc[m][j] = activate<false>(sink.activation, acc[m][j]);
+        for (int j = 0; j < N; ++j) acc[m][j] = max(V(S(0)), acc[m][j]);
+    }
+    if (sink.activation == Activation::relu6) {
+#pragma GCC unroll 16
+      for (int m = 0; m < R; ++m)
+#pragma GCC unroll 2
+        for (int j = 0; j < N; ++j) acc[m][j] = min(V(S(6)), acc[m][j]);
     }
   }
 #pragma GCC unroll 16

@@ -14,6 +14,7 @@ constexpr int64_t kFlopsPerChunk = 1 << 20;  // about 10 us
 constexpr int64_t kBlockBytes = 128 * 1024;  // of pixels, which stay in L2 with some weights
 constexpr int64_t kMostPixels = 512;         // of a block
 constexpr int64_t kFewPixels = 400;          // of a row-major image: below, vectors of channels are fuller
+constexpr int64_t kShortSum = 160;           // channels
 constexpr int64_t kAlias = 2048;             // bytes; pixels that far apart meet in few sets of the L1 cache
 
 struct Call {
@@ -47,6 +48,12 @@ struct Call {
     return bias ? static_cast<const char*>(bias) + channel * scalar : nullptr;
   }
 };
+
+// Fetches `bytes` from c + at on, to be written.
+void fetch_line(void* c, int64_t at, int64_t bytes) {
+  char* line = static_cast<char*>(c) + at;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 1);
+}
 
 // Blocks of pixels of one image, a multiple of `unit` but the last, and enough of them for all threads.
 int64_t block_size(int64_t pixels, int64_t bytes, int64_t unit, int64_t others) {
@@ -166,7 +173,8 @@ void run_channels_last(const Call& call) {
       t.offsets = offsets;
       t.c_row = p.out_col;
       t.c_col = 1;
-      for (int64_t j = panels * share / shares; j < panels * (share + 1) / shares; ++j) {
+      const int64_t first = panels * share / shares;
+      for (int64_t j = first; j < panels * (share + 1) / shares; ++j) {
         t.b = weights.data() + (g * panels + j) * panel_bytes;
         t.b_step = wide(j);
         t.bias = call.bias_of(o0 + j * call.width);
@@ -175,8 +183,12 @@ void run_channels_last(const Call& call) {
           const int64_t at =
               n * call.out.stride(0) + o0 + j * call.width + p.offset + r * p.out_row + (q + from) * p.out_col;
           t.a = x + from * pitch * call.scalar;
+          t.a_step = j == first && !copies ? height * pitch : 0;
           t.c = call.out.data + at * call.item;
           t.residual = call.residual ? call.residual->data + at * call.item : nullptr;
+          // After a short sum the stores would wait for their lines.
+          for (int64_t m = 0; m < height && k <= kShortSum; ++m)
+            fetch_line(t.c, m * t.c_row * call.item, columns(j) * call.item);
           call.kernel.gemm.tile[call.dtype](t, int(height), int(columns(j)));
         }
       }

@@ -287,9 +287,7 @@ void finish(const WinogradOutput& t) {
   }
 }
 
-void transform_output(const WinogradOutput& t) {
-  t.activation <= Activation::relu ? finish<false>(t) : finish<true>(t);
-}
+void transform_output(const WinogradOutput& t) { is_simple(t.activation) ? finish<false>(t) : finish<true>(t); }
 
 }  // namespace
 

@@ -249,11 +249,15 @@ FASTNN_INLINE V apply_activation(Activation kind, V x, V a, V b) {
   return apply_any_activation(kind, x, a, b);
 }
 
-// Any is false for none and relu: the call that the others need would cost the loops their registers.
+// Whether activate<false> does it. The call that the others need would cost the loops their registers.
+FASTNN_INLINE bool is_simple(Activation f) { return f <= Activation::relu6; }
+
 template <bool Any, class V>
 FASTNN_INLINE V activate(Activation f, V x) {
   if constexpr (Any) return apply_activation(f, x, V(0.0f), V(0.0f));
-  return f == Activation::relu ? max(V(0.0f), x) : x;
+  if (f == Activation::none) return x;
+  const V y = max(V(0.0f), x);
+  return f == Activation::relu ? y : min(V(6.0f), y);
 }
 
 }  // namespace
