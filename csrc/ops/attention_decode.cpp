@@ -11,9 +11,8 @@
 namespace fastnn::ops {
 namespace {
 
-constexpr int64_t kQueries = 4;   // at most: more of them are faster in tiles
-constexpr int64_t kPart = 256;    // keys
-constexpr int64_t kStretch = 64;  // keys whose scores are made at a time: they and the values stay in L1
+constexpr int64_t kQueries = 4;  // at most: more of them are faster in tiles
+constexpr int64_t kPart = 256;   // keys: long runs of them and of their values are what DRAM gives fastest
 
 // For each head of keys and each of its parts: rows (a query of a query head each) of top, total and out.
 struct Parts {
@@ -35,26 +34,26 @@ struct Parts {
 };
 
 // Scratch memory of one thread.
-struct Stretch {
+struct Worker {
   const AttentionProblem& p;
   Parts& parts;
   Scratch queries, scores, bias, factor;
   DropoutBlock kept;
 
-  Stretch(Parts& all)
+  Worker(Parts& all)
       : p(all.p),
         parts(all),
         queries(size_t(all.rows * p.depth * p.scalar)),
-        scores(size_t(all.rows * kStretch * p.scalar)),
-        bias(p.mask ? size_t(p.queries * kStretch * p.scalar) : 0),
-        factor(p.drop ? size_t(p.queries * kStretch * p.scalar) : 0),
-        kept(p, p.queries, kStretch) {}
+        scores(size_t(all.rows * kPart * p.scalar)),
+        bias(p.mask ? size_t(p.queries * kPart * p.scalar) : 0),
+        factor(p.drop ? size_t(p.queries * kPart * p.scalar) : 0),
+        kept(p, p.queries, kPart) {}
 
   void load_queries(int64_t head);
   void run(int64_t head, int64_t part, const Band& band);
 };
 
-void Stretch::load_queries(int64_t head) {
+void Worker::load_queries(int64_t head) {
   for (int64_t g = 0; g < p.group; ++g) {
     const Matrix q = p.query_of(head * p.group + g);
     // Rows of a packed panel one element wide are the row itself, in the scalar type.
@@ -64,7 +63,7 @@ void Stretch::load_queries(int64_t head) {
   }
 }
 
-void Stretch::run(int64_t head, int64_t part, const Band& band) {
+void Worker::run(int64_t head, int64_t part, const Band& band) {
   const AttentionKernels& kernel = kernels().attention;
   const int64_t begin = parts.first_key + part * kPart, end = std::min(begin + kPart, band.end);
   const Matrix k = p.key_of(head * p.group), v = p.value_of(head * p.group);
@@ -74,36 +73,35 @@ void Stretch::run(int64_t head, int64_t part, const Band& band) {
     std::memset(total, 0, size_t(parts.rows * (1 + p.width)) * sizeof(S));
   };
   p.compute == DType::f64 ? clear((double*)nullptr) : clear((float*)nullptr);
-  for (int64_t j = begin; j < end; j += kStretch) {
-    const int64_t cols = std::min(kStretch, end - j);
+  if (const int64_t j = begin, cols = end - begin; cols > 0) {
     kernel.attention_scores[p.dtype](queries.as<char>(), int(parts.rows), k.data + j * k.row * p.item, k.row, cols,
-                                     p.depth, scores.as<char>(), kStretch);
+                                     p.depth, scores.as<char>(), kPart);
     for (int64_t g = 0; g < p.group; ++g) {
       const int64_t h = head * p.group + g, row = g * p.queries;
       AttentionSoftmax b{};
       band.put(b, 0, p.queries, j, cols);
       b.rows = int(p.queries);
       b.cols = cols;
-      b.step = kStretch;
+      b.step = kPart;
       b.scale = p.scale;
       b.softcap = p.softcap;
-      b.scores = scores.as<char>() + row * kStretch * p.scalar;
+      b.scores = scores.as<char>() + row * kPart * p.scalar;
       b.top = top + row * p.scalar;
       b.total = total + row * p.scalar;
       b.out = out + row * p.width * p.scalar;
       b.out_step = b.out_cols = p.width;
       if (p.mask) {
-        p.bias(h, 0, j, p.queries, cols, false, bias.as<char>(), kStretch);
+        p.bias(h, 0, j, p.queries, cols, false, bias.as<char>(), kPart);
         b.bias = bias.as<char>();
       }
       if (p.drop) {
         kept.draw(h, 0, p.queries, j, cols);
-        kept.factor(0, j, p.queries, cols, false, factor.as<char>(), kStretch);
+        kept.factor(0, j, p.queries, cols, false, factor.as<char>(), kPart);
         b.factor = factor.as<char>();
       }
       kernel.attention_softmax[p.compute](b);
     }
-    kernel.attention_values[p.dtype](scores.as<char>(), kStretch, int(parts.rows), v.data + j * v.row * p.item, v.row,
+    kernel.attention_values[p.dtype](scores.as<char>(), kPart, int(parts.rows), v.data + j * v.row * p.item, v.row,
                                      cols, p.width, out, true);
   }
 }
@@ -142,10 +140,10 @@ void attention_decode(const AttentionProblem& p, const Array& y, const Array& lo
   const int64_t work = std::min(kPart, p.keys) * (p.depth + p.width) * parts.rows;  // multiply-adds of a part
   parallel_for(heads * count, std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, work)),
                [&](int64_t begin, int64_t end) {
-                 Stretch stretch(parts);
+                 Worker worker(parts);
                  for (int64_t task = begin; task < end; ++task) {
-                   if (task == begin || task % count == 0) stretch.load_queries(task / count);
-                   stretch.run(task / count, task % count, band);
+                   if (task == begin || task % count == 0) worker.load_queries(task / count);
+                   worker.run(task / count, task % count, band);
                  }
                });
   const AttentionKernels& kernel = kernels().attention;

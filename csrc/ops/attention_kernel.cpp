@@ -1,5 +1,6 @@
 #include "../dispatch.h"
 #include "../simd/math.h"
+#include "../simd/transpose.h"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -159,61 +160,131 @@ void attention_dots(const void* px, int64_t x_step, const void* py, int64_t y_st
   }
 }
 
+// Of R queries and K keys, R * K = kLanes: their sums are turned into one vector of scores. Keys are read one after the
+// other, as the CPU's own prefetching wants it: software prefetches and several keys by turns halved the bandwidth.
+template <int R, class T, class S>
+FASTNN_INLINE void score_block(const S* q, const T* k, int64_t k_step, int64_t depth, S* scores, int64_t step) {
+  using V = Compute<T>;
+  constexpr int K = V::kLanes / R;
+  V total[R * K];
+#pragma GCC unroll 16
+  for (int i = 0; i < K; ++i) {
+    V sums[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) sums[r] = V(S(0));
+    for_lanes<V>(depth, [&](int64_t c, auto lanes) {
+      V y = load<V>(k + i * k_step + c, lanes);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sums[r] = fma(load<V>(q + r * depth + c, lanes), y, sums[r]);
+    });
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) total[r * K + i] = sums[r];
+  }
+  V sums = V(S(0));
+  Transpose<V>::run(R * K, V::kLanes, [&](int i) { return total[i]; }, [&](int, V column) { sums = sums + column; });
+  S lanes_of[V::kLanes];
+  sums.store(lanes_of);
+  for (int r = 0; r < R; ++r)
+    for (int i = 0; i < K; ++i) scores[r * step + i] = lanes_of[r * K + i];
+}
+
+// Queries whose loads of keys and values are shared.
+template <class V>
+constexpr int kShared = V::kLanes >= 16 ? 4 : 2;
+
+template <int R, class T, class S>
+FASTNN_INLINE void score_rows(const S* q, const T* k, int64_t k_step, int64_t cols, int64_t depth, S* scores,
+                              int64_t step) {
+  using V = Compute<T>;
+  constexpr int K = V::kLanes / R;
+  int64_t j = 0;
+  for (; j + K <= cols; j += K) score_block<R>(q, k + j * k_step, k_step, depth, scores + j, step);
+  for (; j < cols; ++j)
+    for (int r = 0; r < R; ++r) {
+      V total = V(S(0));
+      for_lanes<V>(depth, [&](int64_t c, auto lanes) {
+        total = fma(load<V>(q + r * depth + c, lanes), load<V>(k + j * k_step + c, lanes), total);
+      });
+      scores[r * step + j] = sum(total);
+    }
+}
+
 template <class T>
 void attention_scores(const void* pq, int rows, const void* pk, int64_t k_step, int64_t cols, int64_t depth,
-                      void* scores, int64_t step) {
+                      void* pscores, int64_t step) {
   using S = Scalar<T>;
-  using V = Compute<T>;
-  constexpr int kKeys = 4;  // at a time: independent sums
-  for (int r = 0; r < rows; ++r) {
-    const S* q = static_cast<const S*>(pq) + r * depth;
-    S* to = static_cast<S*>(scores) + r * step;
-    int64_t j = 0;
-    for (; j + kKeys <= cols; j += kKeys) {
-      const T* k = static_cast<const T*>(pk) + j * k_step;
-      V total[kKeys] = {V(S(0)), V(S(0)), V(S(0)), V(S(0))};
-      for_lanes<V>(depth, [&](int64_t c, auto lanes) {
-        V x = load<V>(q + c, lanes);
-        for (int i = 0; i < kKeys; ++i) total[i] = fma(x, load<V>(k + i * k_step + c, lanes), total[i]);
-      });
-      for (int i = 0; i < kKeys; ++i) to[j + i] = sum(total[i]);
-    }
-    for (; j < cols; ++j) {
-      const T* k = static_cast<const T*>(pk) + j * k_step;
-      V total = V(S(0));
-      for_lanes<V>(depth,
-                   [&](int64_t c, auto lanes) { total = fma(load<V>(q + c, lanes), load<V>(k + c, lanes), total); });
-      to[j] = sum(total);
-    }
+  constexpr int R = kShared<Compute<T>>;
+  constexpr int64_t kKeys = Compute<T>::kLanes;  // stay in L1 while several queries use them
+  const S* q = static_cast<const S*>(pq);
+  for (int64_t j = 0; j < cols; j += kKeys) {
+    const int64_t n = lesser(kKeys, cols - j);
+    const T* k = static_cast<const T*>(pk) + j * k_step;
+    S* scores = static_cast<S*>(pscores) + j;
+    int r = 0;
+    for (; r + R <= rows; r += R) score_rows<R>(q + r * depth, k, k_step, n, depth, scores + r * step, step);
+    for (; r < rows; ++r) score_rows<1>(q + r * depth, k, k_step, n, depth, scores + r * step, step);
   }
+}
+
+// As many columns as registers hold sums for, so that values of heads of common sizes are read in one go.
+template <int R, class T, class S>
+FASTNN_INLINE void value_rows(const S* p, int64_t step, const T* v, int64_t v_step, int64_t cols, int64_t width, S* out,
+                              bool accumulate) {
+  using V = Compute<T>;
+  constexpr int kVectors = R == 1 ? 8 : 4;
+  auto block = [&](int64_t c, auto vectors) {
+    constexpr int N = decltype(vectors)::value;
+    V total[R][N];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int i = 0; i < N; ++i) total[r][i] = accumulate ? V::load(out + r * width + c + i * V::kLanes) : V(S(0));
+    const T* from = v + c;
+    for (int64_t j = 0; j < cols; ++j, from += v_step) {
+      V weight[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) weight[r] = V(p[r * step + j]);
+#pragma GCC unroll 8
+      for (int i = 0; i < N; ++i) {
+        V x = V::load(from + i * V::kLanes);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) total[r][i] = fma(weight[r], x, total[r][i]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int i = 0; i < N; ++i) total[r][i].store(out + r * width + c + i * V::kLanes);
+  };
+  int64_t c = 0;
+  for (; c + kVectors * V::kLanes <= width; c += kVectors * V::kLanes) block(c, Constant<kVectors>());
+  with_constant<kVectors - 1>(int((width - c) / V::kLanes), [&](auto vectors) { block(c, vectors); });
+  c += (width - c) / V::kLanes * V::kLanes;
+  for_lanes<V>(width - c, [&](int64_t at, auto lanes) {
+    for (int r = 0; r < R; ++r) {
+      V total = accumulate ? load<V>(out + r * width + c + at, lanes) : V(S(0));
+      const T* from = v + c + at;
+      for (int64_t j = 0; j < cols; ++j, from += v_step) total = fma(V(p[r * step + j]), load<V>(from, lanes), total);
+      store(total, out + r * width + c + at, lanes);
+    }
+  });
 }
 
 template <class T>
 void attention_values(const void* pp, int64_t step, int rows, const void* pv, int64_t v_step, int64_t cols,
                       int64_t width, void* pout, bool accumulate) {
   using S = Scalar<T>;
-  using V = Compute<T>;
-  constexpr int kVectors = 4;
-  for (int r = 0; r < rows; ++r) {
-    const S* p = static_cast<const S*>(pp) + r * step;
-    S* out = static_cast<S*>(pout) + r * width;
-    int64_t c = 0;
-    for (; c + kVectors * V::kLanes <= width; c += kVectors * V::kLanes) {
-      V total[kVectors];
-      for (int i = 0; i < kVectors; ++i) total[i] = accumulate ? V::load(out + c + i * V::kLanes) : V(S(0));
-      const T* v = static_cast<const T*>(pv) + c;
-      for (int64_t j = 0; j < cols; ++j, v += v_step) {
-        V weight = V(p[j]);
-        for (int i = 0; i < kVectors; ++i) total[i] = fma(weight, V::load(v + i * V::kLanes), total[i]);
-      }
-      for (int i = 0; i < kVectors; ++i) total[i].store(out + c + i * V::kLanes);
-    }
-    for_lanes<V>(width - c, [&](int64_t at, auto lanes) {
-      V total = accumulate ? load<V>(out + c + at, lanes) : V(S(0));
-      const T* v = static_cast<const T*>(pv) + c + at;
-      for (int64_t j = 0; j < cols; ++j, v += v_step) total = fma(V(p[j]), load<V>(v, lanes), total);
-      store(total, out + c + at, lanes);
-    });
+  constexpr int R = kShared<Compute<T>>;
+  constexpr int64_t kKeys = 16;  // stay in L1 while several queries use them
+  for (int64_t j = 0; j < cols; j += rows > 1 ? kKeys : cols) {
+    const int64_t n = rows > 1 ? lesser(kKeys, cols - j) : cols;
+    const S* p = static_cast<const S*>(pp) + j;
+    const T* v = static_cast<const T*>(pv) + j * v_step;
+    S* out = static_cast<S*>(pout);
+    const bool add = accumulate || j;
+    int r = 0;
+    for (; r + R <= rows; r += R) value_rows<R>(p + r * step, step, v, v_step, n, width, out + r * width, add);
+    for (; r < rows; ++r) value_rows<1>(p + r * step, step, v, v_step, n, width, out + r * width, add);
   }
 }
 
