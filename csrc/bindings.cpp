@@ -12,6 +12,7 @@
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/embedding_bag.h"
 #include "ops/linear_cross_entropy.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
@@ -21,7 +22,9 @@
 #include "ops/probe.h"
 #include "ops/quantized.h"
 #include "ops/reduction.h"
+#include "ops/resample.h"
 #include "ops/rnn.h"
+#include "ops/rotary.h"
 #include "ops/shape.h"
 #include "ops/softmax.h"
 #include "parallel.h"
@@ -193,13 +196,22 @@ void bind_ops(PyObject* m) {
   ok &= add<ops::embedding_backward, Devices::same>(m, "embedding_backward",
                                                     "grad, input, weight_shape, padding_idx, scale_grad_by_freq");
   ok &= add<ops::embedding_renorm>(m, "embedding_renorm", "weight, input, max_norm, norm_type");
+  ok &= add<ops::embedding_bag>(m, "embedding_bag",
+                                "weight, input, offsets, mode, per_sample_weights, include_last_offset, padding_idx");
+  ok &= add<ops::embedding_bag_backward>(
+      m, "embedding_bag_backward",
+      "grad, weight, input, offsets, maxima, mode, per_sample_weights, include_last_offset, padding_idx, "
+      "scale_grad_by_freq, need_weight, need_per_sample_weights");
+  ok &= add<ops::resample>(m, "resample", "input, index, weights");
   // attention
   ok &= add<ops::attention, Devices::same>(m, "attention",
-                                           "query, key, value, attn_mask, is_causal, scale, dropout_p, seed, offset");
+                                           "query, key, value, attn_mask, is_causal, scale, dropout_p, seed, offset, "
+                                           "softcap, left, right");
   ok &= add<ops::attention_backward, Devices::same>(
       m, "attention_backward",
       "grad, query, key, value, attn_mask, output, log_sum, is_causal, scale, dropout_p, "
-      "seed, offset, need_query, need_key_value, need_mask");
+      "seed, offset, softcap, left, right, need_query, need_key_value, need_mask");
+  ok &= add<ops::rotary_embedding>(m, "rotary_embedding", "input, cos, sin, interleaved, inverse");
   // matmul
   ok &= add<ops::matmul, Devices::same>(m, "matmul", "input, other");
   ok &= add<ops::linear, Devices::same>(m, "linear", "input, weight, bias, activation, residual");

@@ -51,7 +51,9 @@ def make(rng, lead, sizes, dtype=np.float32, kv_lead=None):
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
-def exact_gradients(q, k, v, g, mask=None, causal=False, scale=None, gqa=False, keep=None, p=0.0):
+def exact_gradients(
+    q, k, v, g, mask=None, causal=False, scale=None, gqa=False, keep=None, p=0.0, window_size=(-1, -1), softcap=0.0
+):
     """By torch's autograd in float64, from the definition."""
     torch = pytest.importorskip("torch")
     leaves = [torch.tensor(a.astype(np.float64), requires_grad=True) for a in (q, k, v)]
@@ -59,6 +61,8 @@ def exact_gradients(q, k, v, g, mask=None, causal=False, scale=None, gqa=False, 
     if gqa:
         tk, tv = (t.repeat_interleave(q.shape[-3] // k.shape[-3], dim=-3) for t in (tk, tv))
     scores = tq @ tk.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         if mask.dtype == bool:
             scores = scores.masked_fill(~torch.tensor(mask), -torch.inf)
@@ -67,6 +71,10 @@ def exact_gradients(q, k, v, g, mask=None, causal=False, scale=None, gqa=False, 
             scores = scores + leaves[3]
     if causal:
         scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=bool).tril(), -torch.inf)
+    distance = torch.arange(scores.shape[-1]) - torch.arange(scores.shape[-2])[:, None]
+    for limit, far in zip(window_size, (-distance, distance), strict=True):
+        if limit >= 0:
+            scores = scores.masked_fill(far > limit, -torch.inf)
     hidden = (scores == -torch.inf).all(-1, keepdim=True)
     weights = torch.softmax(scores.masked_fill(hidden, 0), -1).masked_fill(hidden, 0)
     if keep is not None:
@@ -89,10 +97,10 @@ def run(q, k, v, g, mask=None, **kwargs):
     return y.detach().numpy(), [leaf.grad.numpy() for leaf in leaves]
 
 
-def check(arrays, tolerance, mask=None, is_causal=False, scale=None, enable_gqa=False):
-    kwargs = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+def check(arrays, tolerance, mask=None, is_causal=False, scale=None, enable_gqa=False, **beyond):
+    kwargs = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa, **beyond}
     y, grads = run(*arrays, mask, **kwargs)
-    expected, exact = exact_gradients(*arrays, mask, is_causal, scale, enable_gqa)
+    expected, exact = exact_gradients(*arrays, mask, is_causal, scale, enable_gqa, **beyond)
     close(y, expected, tolerance)
     close(y, reference.scaled_dot_product_attention(*arrays[:3], mask, **kwargs), tolerance)
     close(F.scaled_dot_product_attention(*arrays[:3], mask, **kwargs), y.astype(np.float64), 0)
@@ -391,8 +399,8 @@ def test_errors(rng):
     with pytest.raises(TypeError, match=name + "scale"):
         f(q, k, v, scale="a")
     t = [fastnn.tensor(a) for a in (q, k, v)]
-    y, log_sum = _C.attention(*t, None, False, 1.0, 0.0, 0, 0)
-    details = (False, 1.0, 0.0, 0, 0, True, True, False)
+    y, log_sum = _C.attention(*t, None, False, 1.0, 0.0, 0, 0, 0.0, -1, -1)
+    details = (False, 1.0, 0.0, 0, 0, 0.0, -1, -1, True, True, False)
     for bad in (g[..., :5], g.astype(np.float64)):
         with pytest.raises(ValueError, match="grad has shape"):
             _C.attention_backward(fastnn.tensor(bad), *t, None, y, log_sum, *details)

@@ -136,14 +136,27 @@ def layer_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
     mask = _tensor(5, 5) > -1
     yield "scaled_dot_product_attention", (q, k, v, None, True, 0.5, 0.0, [0, 0])
     yield "scaled_dot_product_attention", (q, k, v, mask | torch.eye(5).bool(), False, 0.5, 0.0, [0, 0])
+    yield "scaled_dot_product_attention", (q, k, v, None, False, 0.5, 0.0, [0, 0], 2.0, 2, 1)
+    angles = _tensor(5, 2)
+    for interleaved in (False, True):
+        yield "rotary_embedding", (_grad(_tensor(2, 3, 5, 6)), angles.cos(), angles.sin(), interleaved)
     yield "scaled_dot_product_attention.Tensor", (q, k, v, _grad(_tensor(5, 5)), False, 0.5, 0.0, torch.tensor([3, 4]))
     indices = torch.tensor([[0, 2], [5, 2]])
     yield "embedding", (_grad(_tensor(6, 3)), indices, -1, False)
     yield "embedding", (_grad(_tensor(6, 3)), indices, 2, True)
     yield "embedding_renorm", (_tensor(6, 3), indices, 1.0, 2.0)
     yield "one_hot", (indices, 7)
+    flat, starts = torch.tensor([0, 2, 5, 2, 1]), torch.tensor([0, 2, 2])
+    for mode in ("sum", "mean", "max"):
+        samples = _grad(_tensor(5)) if mode == "sum" else None
+        yield "embedding_bag", (_grad(_tensor(6, 3)), flat, starts, samples, mode, False, 5, mode == "mean")
     yield "pad", (_grad(_tensor(2, 3, 4)), [0, 0, 0, 0, 1, 2], "constant", 1.5)
     yield "pad", (_grad(images[1]), [0, 0, 0, 0, 1, 0, 1, 1], "reflect", 0.0)
+    for image in images[:2]:
+        yield "interpolate", (_grad(image), [7, 5], "bilinear", False, [])
+        yield "interpolate", (_grad(image), [10, 3], "nearest", False, [2.0, 1.5])
+    yield "interpolate", (_grad(images[2]), [4], "linear", True, [])
+    yield "max_pool3d_indices", (torch.randint(6, (2, 3, 4, 5)), torch.randint(20, (2, 3, 2, 5)), 6)
     kernel = _grad(_tensor(4, 3, 3, 2))
     for image in images[:2]:
         geometry = ((2, 1), (1, 1, 0, 0), (1, 1))

@@ -284,16 +284,17 @@ struct Runs {
 };
 
 // A block of attention: `rows` queries by `cols` keys. All matrices have `step` elements between rows and are in the
-// scalar type; bias and factor may be null. Row r sees the first min(cols, seen + r * seen_step) keys.
-//   s = scale * scores + bias,  m' = max(m, max s),  scores = exp(s - m') * factor,
+// scalar type; bias and factor may be null. Row r sees keys first + r * first_step to last + r * last_step - 1.
+//   s = cap(scale * scores) + bias,  m' = max(m, max s),  scores = exp(s - m') * factor,
 //   total = total * exp(m - m') + sum exp(s - m'),  out *= exp(m - m')
-// with m in top, one per row, and zeros written for keys that are not seen. out has out_cols columns; null: not yet
-// written. The online softmax of Milakov & Gimelshein 2018, arXiv:1805.02867.
+// with cap(x) = softcap * tanh(x / softcap), or x where softcap is 0, m in top, one per row, and zeros written for keys
+// that are not seen. out has out_cols columns; null: not yet written. The online softmax of Milakov & Gimelshein 2018,
+// arXiv:1805.02867.
 struct AttentionSoftmax {
   int rows;
   int64_t cols, step;
-  int64_t seen, seen_step;
-  double scale;
+  int64_t first, first_step, last, last_step;
+  double scale, softcap;
   void* scores;
   const void *bias, *factor;
   void *top, *total;
@@ -301,17 +302,19 @@ struct AttentionSoftmax {
   int64_t out_step, out_cols;
 };
 
-// The gradient of such a block, from p = exp(scale * scores + bias - log_sum):
-//   gradients = p * (gradients * factor - delta),  scores = p * factor
-// log_sum and delta belong to queries, which are rows, or with by_keys columns. Row r then sees columns from
-// seen + r * seen_step on. Zeros are written where a query does not see a key.
+// The gradient of such a block, from p = exp(cap(scale * scores) + bias - log_sum):
+//   bias_gradient = p * (gradients * factor - delta),  gradients = bias_gradient * cap',  scores = p * factor
+// log_sum and delta belong to queries, which are rows, or with by_keys columns. Zeros are written where a query does
+// not see a key. bias_gradient, which may be null, has bias_gradient_step elements between rows.
 struct AttentionGradient {
   int rows;
   int64_t cols, step;
   bool by_keys;
-  int64_t seen, seen_step;
-  double scale;
+  int64_t first, first_step, last, last_step;
+  double scale, softcap;
   void *scores, *gradients;
+  void* bias_gradient;
+  int64_t bias_gradient_step;
   const void *bias, *factor;
   const void *log_sum, *delta;
 };

@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "../float_mode.h"
@@ -56,31 +57,33 @@ void ForwardBlock::run(int64_t h, int64_t i0, int64_t n, const Array& y, const A
   };
   p.compute == DType::f64 ? clear((double*)nullptr) : clear((float*)nullptr);
 
-  const int64_t end = p.causal ? std::min(p.keys, i0 + n) : p.keys;
-  for (int64_t j0 = 0; j0 < end; j0 += columns) {
-    const int64_t cols = std::min(columns, end - j0);
+  const Band band = p.band(i0, n, false);
+  // Without a limit to the left the first block holds keys for every query, and its sums need no zeros.
+  const bool cleared = band.first_step;
+  if (cleared && p.width) std::memset(out.as<char>(), 0, size_t(n * p.width * p.scalar));
+  for (int64_t j0 = band.begin; j0 < band.end; j0 += columns) {
+    const int64_t cols = std::min(columns, band.end - j0);
+    const bool accumulate = cleared || j0 > band.begin;
     tiles.pack_columns({k.data + j0 * k.row * p.item, k.col, k.row}, p.depth, cols, keys.as<char>());
     tiles.pack_columns({v.data + j0 * v.row * p.item, v.row, v.col}, cols, p.width, values.as<char>());
     if (p.drop) kept.draw(h, i0, n, j0, cols);
     for (int64_t t = 0; t < count; ++t) {
       const int64_t first = dealt(n, count, t), m = dealt(n, count, t + 1) - first;
-      const int64_t seen = p.causal ? i0 + first + 1 - j0 : cols;  // keys of this block that the first row sees
-      const int64_t have = p.causal ? std::min(cols, seen + m - 1) : cols;
+      AttentionSoftmax b{};
+      const int64_t have = band.put(b, first, m, j0, cols);
       if (have <= 0) continue;
       tiles.multiply_packed(queries.as<char>() + t * tile_bytes * p.depth, m, {keys.as<char>(), p.depth, cols}, have,
                             scores.as<char>(), step);
-      AttentionSoftmax b{};
       b.rows = int(m);
       b.cols = have;
       b.step = step;
-      b.seen = seen;
-      b.seen_step = p.causal;
       b.scale = p.scale;
+      b.softcap = p.softcap;
       b.scores = scores.as<char>();
       b.top = top(first);
       b.total = total(first);
       char* sums = out.as<char>() + first * p.width * p.scalar;
-      b.out = j0 ? sums : nullptr;
+      b.out = accumulate ? sums : nullptr;
       b.out_step = b.out_cols = p.width;
       if (p.mask) {
         p.bias(h, i0 + first, j0, m, have, false, bias.as<char>(), step);
@@ -91,7 +94,7 @@ void ForwardBlock::run(int64_t h, int64_t i0, int64_t n, const Array& y, const A
         b.factor = factor.as<char>();
       }
       kernel.attention_softmax[p.compute](b);
-      tiles.multiply(scores.as<char>(), step, m, have, {values.as<char>(), cols, p.width}, sums, p.width, j0 > 0);
+      tiles.multiply(scores.as<char>(), step, m, have, {values.as<char>(), cols, p.width}, sums, p.width, accumulate);
     }
   }
   kernel.attention_store[p.dtype](out.as<char>(), p.width, 1, total(0), int(n), p.width, p.rows_of(y, h, i0),
@@ -103,12 +106,12 @@ void ForwardBlock::run(int64_t h, int64_t i0, int64_t n, const Array& y, const A
 
 std::tuple<Array, Array> attention(const Array& query, const Array& key, const Array& value,
                                    const std::optional<Array>& mask, bool is_causal, double scale, double dropout_p,
-                                   int64_t seed, int64_t offset) {
-  AttentionProblem p("scaled_dot_product_attention", query, key, value, mask, is_causal, scale, dropout_p, seed,
-                     offset);
+                                   int64_t seed, int64_t offset, double softcap, int64_t left, int64_t right) {
+  AttentionProblem p("scaled_dot_product_attention", query, key, value, mask, is_causal, scale, dropout_p, seed, offset,
+                     softcap, left, right);
   if (p.in_float64()) {
     auto [y, log_sum] = attention(widened(query), widened(key), widened(value), widened(mask), is_causal, scale,
-                                  dropout_p, seed, offset);
+                                  dropout_p, seed, offset, softcap, left, right);
     return {astype(y, p.dtype), astype(log_sum, p.compute)};
   }
   Dims shape = query.shape, rows = query.shape;
@@ -125,6 +128,10 @@ std::tuple<Array, Array> attention(const Array& query, const Array& key, const A
     return {in_layout_of(query, y), std::move(log_sum)};
   }
   FlushSubnormals flush;
+  if (decodes(p)) {
+    attention_decode(p, y, log_sum);
+    return {in_layout_of(query, y), std::move(log_sum)};
+  }
   Tiles tiles(p);
   // Queries are dealt evenly to blocks, whose number depends on the shape alone.
   const int64_t blocks = divide_up(p.queries, kAttentionTiles * tiles.rows()), most = divide_up(p.queries, blocks);

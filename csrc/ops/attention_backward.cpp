@@ -84,11 +84,9 @@ void BackwardBlock::begin(const Matrix& first, const Matrix& second, int64_t r0,
 void BackwardBlock::add(int64_t h, int64_t r0, int64_t n, const Array& mask_gradient) {
   const int64_t count = divide_up(n, tiles.rows()), step = kAttentionColumns, tile_bytes = tiles.rows() * p.scalar;
   const Matrix first = by_keys ? p.query_of(h) : p.key_of(h), second = by_keys ? in.grad_of(h) : p.value_of(h);
-  // is_causal: query i sees the keys up to i.
-  const int64_t begin = p.causal && by_keys ? r0 : 0;
-  const int64_t end = by_keys ? p.queries : p.causal ? std::min(p.keys, r0 + n) : p.keys;
-  for (int64_t c0 = begin; c0 < end; c0 += columns) {
-    const int64_t cols = std::min(columns, end - c0);
+  const Band band = p.band(r0, n, by_keys);
+  for (int64_t c0 = band.begin; c0 < band.end; c0 += columns) {
+    const int64_t cols = std::min(columns, band.end - c0);
     const char *x = first.data + c0 * first.row * p.item, *g = second.data + c0 * second.row * p.item;
     tiles.pack_columns({x, first.col, first.row}, p.depth, cols, first_across.as<char>());
     tiles.pack_columns({g, second.col, second.row}, p.width, cols, second_across.as<char>());
@@ -98,12 +96,8 @@ void BackwardBlock::add(int64_t h, int64_t r0, int64_t n, const Array& mask_grad
     for (int64_t t = 0; t < count; ++t) {
       const int64_t at = dealt(n, count, t), m = dealt(n, count, t + 1) - at, r = r0 + at;
       AttentionGradient b{};
-      b.seen = by_keys ? 0 : cols;
-      if (p.causal) b.seen = by_keys ? r - c0 : r + 1 - c0;
-      b.seen_step = p.causal;
-      // Columns [0, have) are not all zero.
-      const int64_t have = p.causal && !by_keys ? std::min(cols, b.seen + m - 1) : cols;
-      if (have <= 0 || (by_keys && b.seen >= cols)) continue;
+      const int64_t have = band.put(b, at, m, c0, cols);  // columns [0, have) are not all zero
+      if (have <= 0) continue;
       tiles.multiply_packed(first_rows.as<char>() + t * tile_bytes * p.depth, m,
                             {first_across.as<char>(), p.depth, cols}, have, scores.as<char>(), step);
       tiles.multiply_packed(second_rows.as<char>() + t * tile_bytes * p.width, m,
@@ -113,6 +107,7 @@ void BackwardBlock::add(int64_t h, int64_t r0, int64_t n, const Array& mask_grad
       b.step = step;
       b.by_keys = by_keys;
       b.scale = p.scale;
+      b.softcap = p.softcap;
       b.scores = scores.as<char>();
       b.gradients = gradients.as<char>();
       const int64_t query = by_keys ? c0 : r, key = by_keys ? r : c0;
@@ -126,11 +121,11 @@ void BackwardBlock::add(int64_t h, int64_t r0, int64_t n, const Array& mask_grad
       }
       b.log_sum = in.of_queries(in.log_sum, h, query);
       b.delta = in.of_queries(in.delta, h, query);
+      if (mask_gradient.data) {
+        b.bias_gradient = mask_gradient.data + ((h * p.queries + r) * p.keys + c0) * p.scalar;
+        b.bias_gradient_step = p.keys;
+      }
       kernels().attention.attention_gradient[p.compute](b);
-      if (mask_gradient.data)
-        for (int64_t i = 0; i < m; ++i)
-          std::memcpy(mask_gradient.data + ((h * p.queries + r + i) * p.keys + c0) * p.scalar,
-                      gradients.as<char>() + i * step * p.scalar, size_t(have * p.scalar));
       tiles.multiply(gradients.as<char>(), step, m, have, {first_along.as<char>(), cols, p.depth},
                      first_sum.as<char>() + at * p.depth * p.scalar, p.depth, true);
       if (by_keys)
@@ -187,9 +182,9 @@ Array dots(const AttentionProblem& p, const Array& grad, const Array& output) {
 std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>, std::optional<Array>> attention_backward(
     const Array& grad, const Array& query, const Array& key, const Array& value, const std::optional<Array>& mask,
     const Array& output, const Array& log_sum, bool is_causal, double scale, double dropout_p, int64_t seed,
-    int64_t offset, bool need_query, bool need_key_value, bool need_mask) {
+    int64_t offset, double softcap, int64_t left, int64_t right, bool need_query, bool need_key_value, bool need_mask) {
   constexpr const char* op = "scaled_dot_product_attention_backward";
-  AttentionProblem p(op, query, key, value, mask, is_causal, scale, dropout_p, seed, offset);
+  AttentionProblem p(op, query, key, value, mask, is_causal, scale, dropout_p, seed, offset, softcap, left, right);
   Dims shape = query.shape, rows = query.shape, full = query.shape;
   shape[shape.n - 1] = p.width;
   full[full.n - 1] = p.keys;
@@ -203,9 +198,9 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>, std
   if (p.in_float64()) {  // with an output that was not rounded
     Array q = widened(query), k = widened(key), v = widened(value);
     std::optional<Array> m = widened(mask);
-    auto [y, sums] = attention(q, k, v, m, is_causal, scale, dropout_p, seed, offset);
+    auto [y, sums] = attention(q, k, v, m, is_causal, scale, dropout_p, seed, offset, softcap, left, right);
     auto out = attention_backward(widened(grad), q, k, v, m, y, sums, is_causal, scale, dropout_p, seed, offset,
-                                  need_query, need_key_value, need_mask);
+                                  softcap, left, right, need_query, need_key_value, need_mask);
     auto rounded = [](std::optional<Array>& a, DType t) { a = a ? std::optional(astype(*a, t)) : std::nullopt; };
     rounded(std::get<0>(out), p.dtype);
     rounded(std::get<1>(out), p.dtype);
@@ -246,7 +241,7 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>, std
   Results out;
   if (need_query) out.query = rows_like(query, query.shape, p.dtype);
   // Pairs of a query and a key that it does not see are not visited.
-  if (need_mask) out.mask = is_causal ? Array::zeros(full, p.compute) : Array::empty(full, p.compute);
+  if (need_mask) out.mask = p.limited() ? Array::zeros(full, p.compute) : Array::empty(full, p.compute);
   if (need_query || need_mask) run_pass(in, tiles, false, out);
   if (need_key_value) {
     out.key = rows_like(key, key.shape, p.dtype);

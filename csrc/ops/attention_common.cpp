@@ -10,8 +10,18 @@ namespace fastnn::ops {
 
 AttentionProblem::AttentionProblem(const char* op, const Array& q, const Array& k, const Array& v,
                                    const std::optional<Array>& m, bool is_causal, double scale_, double p,
-                                   int64_t seed_, int64_t offset_)
-    : query(q), key(k), value(v), causal(is_causal), scale(scale_), seed(uint64_t(seed_)), offset(uint64_t(offset_)) {
+                                   int64_t seed_, int64_t offset_, double softcap_, int64_t left_, int64_t right_)
+    : query(q),
+      key(k),
+      value(v),
+      left(left_ < 0 ? kAll : left_),
+      right(is_causal    ? 0
+            : right_ < 0 ? kAll
+                         : right_),
+      scale(scale_),
+      softcap(softcap_),
+      seed(uint64_t(seed_)),
+      offset(uint64_t(offset_)) {
   require<NotImplementedError>(is_float(q.dtype), op, ": query has dtype ", name(q.dtype),
                                "; expected float32, bfloat16, float16 or float64");
   const int rank = q.ndim();
@@ -33,6 +43,8 @@ AttentionProblem::AttentionProblem(const char* op, const Array& q, const Array& 
                       ": key has shape ", k.shape, " but value has shape ", v.shape,
                       "; expected as many heads and keys in both");
   require<ValueError>(p >= 0 && p <= 1, op, ": dropout_p is ", p, "; expected a probability between 0 and 1");
+  require<ValueError>(softcap >= 0 && std::isfinite(softcap), op, ": softcap is ", softcap,
+                      "; expected 0, for none, or a positive number");
   if (rank >= 3 && q.size(rank - 3) > 0) group = q.size(rank - 3) / k.size(rank - 3);
   queries = q.size(rank - 2);
   keys = k.size(rank - 2);
@@ -58,6 +70,18 @@ AttentionProblem::AttentionProblem(const char* op, const Array& q, const Array& 
   drop = p > 0;
   threshold = uint32_t(std::min(std::nearbyint(p * 0x1p32), 0x1p32 - 1));  // as dropout
   kept = p < 1 ? 1 / (1 - p) : 0;
+}
+
+Band AttentionProblem::band(int64_t row, int64_t n, bool by_keys) const {
+  const int64_t before = by_keys ? right : left, after = by_keys ? left : right, columns = by_keys ? queries : keys;
+  Band b{};
+  b.first_step = before != kAll;
+  b.last_step = after != kAll;
+  b.first = b.first_step ? row - before : 0;
+  b.last = b.last_step ? row + std::min(after, columns) + 1 : columns;
+  b.begin = std::max<int64_t>(0, b.first);
+  b.end = std::min(columns, b.last + (n - 1) * b.last_step);
+  return b;
 }
 
 Matrix AttentionProblem::head(const Array& a, int64_t index, int64_t share) const {
@@ -117,6 +141,8 @@ gpu::HeadMatrix head_matrix(const Array& four) { return {four.data, four.stride(
 
 gpu::AttentionCall call_of(const char* op, AttentionProblem& p) {
   require<NotImplementedError>(!p.drop, op, ": dropout_p is not 0; expected 0 on a GPU");
+  require<NotImplementedError>(p.softcap == 0 && p.left == kAll && (p.right == kAll || p.right == 0), op,
+                               ": softcap and window_size are not supported on a GPU; expected 0 and (-1, -1)");
   require<NotImplementedError>(p.depth <= gpu::kHeadSize && p.width <= gpu::kHeadSize, op, ": query has shape ",
                                p.query.shape, " and value ", p.value.shape, "; expected heads of at most ",
                                gpu::kHeadSize, " elements on a GPU");
@@ -140,7 +166,7 @@ gpu::AttentionCall call_of(const char* op, AttentionProblem& p) {
     c.mask_col = p.mask->stride(3);
     c.mask_dtype = p.mask->dtype;
   }
-  c.causal = p.causal;
+  c.causal = p.right == 0;
   c.scale = p.scale;
   return c;
 }

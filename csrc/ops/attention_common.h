@@ -1,5 +1,6 @@
 // What attention and its gradient share: the problem, taken apart into heads, and products of tiles.
 #pragma once
+#include <algorithm>
 #include <optional>
 
 #include "../array.h"
@@ -10,7 +11,24 @@ namespace fastnn::ops {
 
 constexpr int64_t kAttentionColumns = 128;  // of a block; a multiple of kGroup
 constexpr int64_t kAttentionTiles = 8;      // row tiles of a block: they share the packed columns
-constexpr int64_t kGroup = 64;              // neighbouring keys of a query whose random words come from one call
+constexpr int64_t kAll = int64_t(1) << 62;
+constexpr int64_t kGroup = 64;  // neighbouring keys of a query whose random words come from one call
+
+// Row r of a range of rows sees columns first + r * first_step to last + r * last_step - 1.
+struct Band {
+  int64_t first, first_step, last, last_step;
+  int64_t begin, end;  // of all that one of the rows sees
+  // Puts it into a block of columns [c0, c0 + cols) whose rows begin `at` rows later. Returns the number of columns up
+  // to the last that one of m rows sees, 0 if none of them sees any.
+  template <class Block>
+  int64_t put(Block& b, int64_t at, int64_t m, int64_t c0, int64_t cols) const {
+    b.first = first + at * first_step - c0;
+    b.last = last + at * last_step - c0;
+    b.first_step = first_step;
+    b.last_step = last_step;
+    return b.first >= cols ? 0 : std::max<int64_t>(0, std::min(cols, b.last + (m - 1) * last_step));
+  }
+};
 
 struct AttentionProblem {
   Array query, key, value;
@@ -18,16 +36,17 @@ struct AttentionProblem {
   int64_t heads, group;                 // query heads in all; query heads per key head
   int64_t queries, keys, depth, width;  // L, S, E, Ev
   DType dtype, compute;
-  int64_t item, scalar;  // bytes
-  bool causal;
-  double scale;
+  int64_t item, scalar;   // bytes
+  int64_t left, right;    // query i sees keys i - left to i + right; kAll: no limit
+  double scale, softcap;  // softcap 0: none
   bool drop;
   uint32_t threshold;
   double kept;  // 1 / (1 - p)
   uint64_t seed, offset;
 
   AttentionProblem(const char* op, const Array& query, const Array& key, const Array& value,
-                   const std::optional<Array>& mask, bool causal, double scale, double p, int64_t seed, int64_t offset);
+                   const std::optional<Array>& mask, bool causal, double scale, double p, int64_t seed, int64_t offset,
+                   double softcap, int64_t left, int64_t right);
 
   // Matrix of one head; `share` neighbouring heads have the same one.
   Matrix head(const Array& a, int64_t index, int64_t share = 1) const;
@@ -38,6 +57,11 @@ struct AttentionProblem {
   Matrix query_of(int64_t h) const { return head(query, h); }
   Matrix key_of(int64_t h) const { return head(key, h, group); }
   Matrix value_of(int64_t h) const { return head(value, h, group); }
+
+  // Whether some query may not see some key because of left or right.
+  bool limited() const { return left != kAll || right != kAll; }
+  // What rows [row, row + n) see among columns; rows are queries, or keys with by_keys.
+  Band band(int64_t row, int64_t n, bool by_keys) const;
 
   // Whether this is so little work that it is done in float64, where a saturated softmax and the small difference that
   // its gradient is lose no digits.
@@ -110,6 +134,10 @@ class Tiles {
 
 // Row i of `parts` that `n` rows are dealt to evenly.
 inline int64_t dealt(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
+
+// Whether attention_decode does it: few queries, so that packing keys and values would cost more than reading them.
+bool decodes(const AttentionProblem& p);
+void attention_decode(const AttentionProblem& p, const Array& y, const Array& log_sum);
 
 // A floating array in float64.
 Array widened(const Array& a);

@@ -2,24 +2,40 @@
 
 #include <cmath>
 #include <cstring>
-#include <vector>
 
 #include "../convert.h"
 #include "../dispatch.h"
 #include "../parallel.h"
 #include "elementwise.h"
+#include "embedding_common.h"
 #include "loss_common.h"
 
 namespace fastnn::ops {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // bytes of rows worth about 5 us
-
 void check_weight(const char* op, const Dims& shape) {
   require<ValueError>(shape.n == 2, op, ": weight has shape ", shape, "; expected (num_embeddings, embedding_dim)");
 }
 
-// The indices as contiguous int64, each in [0, rows).
+template <class T>
+double norm(const T* row, int64_t step, int64_t n, double p) {
+  double total = p == -INFINITY ? INFINITY : 0;
+  for (int64_t i = 0; i < n; ++i) {
+    double x = std::abs(convert<double>(row[i * step]));
+    if (x != x) return x;
+    if (p == INFINITY)
+      total = std::max(total, x);
+    else if (p == -INFINITY)
+      total = std::min(total, x);
+    else
+      total += p == 0 ? double(x != 0) : p == 1 ? x : p == 2 ? x * x : std::pow(x, p);
+  }
+  if (std::isinf(p) || p == 0 || p == 1) return total;
+  return p == 2 ? std::sqrt(total) : std::pow(total, 1 / p);
+}
+
+}  // namespace
+
 Array checked_indices(const char* op, const Array& input, int64_t rows) {
   require<NotImplementedError>(input.dtype == DType::i64 || input.dtype == DType::i32, op, ": input has dtype ",
                                name(input.dtype), "; expected int64 or int32");
@@ -42,37 +58,6 @@ Array checked_indices(const char* op, const Array& input, int64_t rows) {
   return indices;
 }
 
-// Positions of each index, by counting: those of row r are order[begin[r]] to order[begin[r + 1] - 1], rising.
-struct Buckets {
-  std::vector<int64_t> begin, order;
-
-  Buckets(const int64_t* at, int64_t n, int64_t rows) : begin(size_t(rows) + 1), order(size_t(n)) {
-    for (int64_t i = 0; i < n; ++i) ++begin[size_t(at[i]) + 1];
-    for (size_t r = 1; r < begin.size(); ++r) begin[r] += begin[r - 1];
-    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
-    for (int64_t i = 0; i < n; ++i) order[size_t(next[size_t(at[i])]++)] = i;
-  }
-};
-
-template <class T>
-double norm(const T* row, int64_t step, int64_t n, double p) {
-  double total = p == -INFINITY ? INFINITY : 0;
-  for (int64_t i = 0; i < n; ++i) {
-    double x = std::abs(convert<double>(row[i * step]));
-    if (x != x) return x;
-    if (p == INFINITY)
-      total = std::max(total, x);
-    else if (p == -INFINITY)
-      total = std::min(total, x);
-    else
-      total += p == 0 ? double(x != 0) : p == 1 ? x : p == 2 ? x * x : std::pow(x, p);
-  }
-  if (std::isinf(p) || p == 0 || p == 1) return total;
-  return p == 2 ? std::sqrt(total) : std::pow(total, 1 / p);
-}
-
-}  // namespace
-
 Array embedding(const Array& weight, const Array& input) {
   check_weight("embedding", weight.shape);
   Array indices = checked_indices("embedding", input, weight.size(0));
@@ -89,7 +74,7 @@ Array embedding(const Array& weight, const Array& input) {
     return y;
   }
   const int64_t* at = indices.as<int64_t>();
-  parallel_for(indices.numel(), std::max<int64_t>(1, kGrain / bytes), [&](int64_t begin, int64_t end) {
+  parallel_for(indices.numel(), std::max<int64_t>(1, kRowGrain / bytes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) std::memcpy(y.data + i * bytes, table.data + at[i] * step, size_t(bytes));
   });
   return y;
@@ -119,10 +104,10 @@ Array embedding_backward(const Array& grad, const Array& input, const Dims& weig
                                           bounds.as<int64_t>(), dw.data, cuda::stream(grad.device())));
     return dw;
   }
-  Buckets buckets(indices.as<int64_t>(), indices.numel(), rows);
+  IndexBuckets buckets(indices.as<int64_t>(), indices.numel(), rows);
   const int64_t bytes = width * int64_t(size_of(grad.dtype));
   auto kernel = kernels().embedding.sum_of_rows[grad.dtype];
-  parallel_for(rows, std::max<int64_t>(1, kGrain / bytes), [&](int64_t begin, int64_t end) {
+  parallel_for(rows, std::max<int64_t>(1, kRowGrain / bytes), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t first = buckets.begin[size_t(r)], count = buckets.begin[size_t(r) + 1] - first;
       char* to = dw.data + r * bytes;

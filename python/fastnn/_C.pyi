@@ -185,6 +185,9 @@ def attention(
     dropout_p: float,
     seed: int,
     offset: int,
+    softcap: float,
+    left: int,
+    right: int,
     /,
 ) -> tuple[Tensor, Tensor]: ...
 def attention_backward(
@@ -200,6 +203,9 @@ def attention_backward(
     dropout_p: float,
     seed: int,
     offset: int,
+    softcap: float,
+    left: int,
+    right: int,
     need_query: bool,
     need_key_value: bool,
     need_mask: bool,
@@ -332,6 +338,31 @@ def embedding(weight: Tensor, input: Tensor, /) -> Tensor: ...
 def embedding_backward(
     grad: Tensor, input: Tensor, weight_shape: Sequence[int], padding_idx: int, scale_grad_by_freq: bool, /
 ) -> Tensor: ...
+def embedding_bag(
+    weight: Tensor,
+    input: Tensor,
+    offsets: Tensor,
+    mode: str,
+    per_sample_weights: Tensor | None,
+    include_last_offset: bool,
+    padding_idx: int,
+    /,
+) -> tuple[Tensor, Tensor | None]: ...
+def embedding_bag_backward(
+    grad: Tensor,
+    weight: Tensor,
+    input: Tensor,
+    offsets: Tensor,
+    maxima: Tensor | None,
+    mode: str,
+    per_sample_weights: Tensor | None,
+    include_last_offset: bool,
+    padding_idx: int,
+    scale_grad_by_freq: bool,
+    need_weight: bool,
+    need_per_sample_weights: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None]: ...
 def embedding_renorm(weight: Tensor, input: Tensor, max_norm: float, norm_type: float, /) -> None: ...
 def empty(shape: Sequence[int], dtype: DTypeLike, device: str, /) -> Tensor: ...
 def eq(input: Tensor | float, other: Tensor | float, /) -> Tensor: ...
@@ -557,6 +588,7 @@ def pow(input: Tensor | float, exponent: Tensor | float, /) -> Tensor: ...
 def probe_copy(bytes: int, seconds: float, /) -> float: ...
 def probe_fma(dtype: str, seconds: float, /) -> float: ...
 def probe_read(bytes: int, seconds: float, /) -> float: ...
+def resample(input: Tensor, index: Sequence[Tensor], weights: Sequence[Tensor], /) -> Tensor: ...
 def reshape(input: Tensor, shape: Sequence[int], /) -> Tensor: ...
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float, /) -> Tensor: ...
 def rms_norm_backward(
@@ -615,6 +647,7 @@ def rnn_layer_backward(
     needs: Sequence[int],
     /,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
+def rotary_embedding(input: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool, /) -> Tensor: ...
 def sgd_step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],

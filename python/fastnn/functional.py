@@ -46,6 +46,7 @@ from .ops.arithmetic import (
     where,
 )
 from .ops.attention import (
+    rotary_embedding,
     scaled_dot_product_attention,
 )
 from .ops.conv1d import (
@@ -72,6 +73,14 @@ from .ops.dropout import (
 from .ops.embedding import (
     embedding,
     one_hot,
+)
+from .ops.embedding_bag import (
+    embedding_bag,
+)
+from .ops.interpolate import (
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
 )
 from .ops.linear_cross_entropy import (
     linear_cross_entropy,
@@ -114,6 +123,15 @@ from .ops.pooling1d import (
     avg_pool1d,
     max_pool1d,
 )
+from .ops.pooling3d import (
+    adaptive_avg_pool3d,
+    adaptive_max_pool3d,
+    avg_pool3d,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool3d,
+)
 from .ops.quantized import int_mm, linear_int8
 from .ops.reduction import (
     amax,
@@ -155,8 +173,10 @@ __all__ = [
     "abs",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
     "add",
     "amax",
     "amin",
@@ -164,6 +184,7 @@ __all__ = [
     "argmin",
     "avg_pool1d",
     "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -183,6 +204,7 @@ __all__ = [
     "dropout",
     "elu",
     "embedding",
+    "embedding_bag",
     "eq",
     "exp",
     "expm1",
@@ -199,6 +221,7 @@ __all__ = [
     "huber_loss",
     "instance_norm",
     "int_mm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -212,11 +235,15 @@ __all__ = [
     "log1p",
     "log_softmax",
     "logsigmoid",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
     "lt",
     "matmul",
     "max",
     "max_pool1d",
     "max_pool2d",
+    "max_pool3d",
     "maximum",
     "mean",
     "min",
@@ -231,12 +258,15 @@ __all__ = [
     "one_hot",
     "pad",
     "permute",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "pow",
     "prelu",
     "relu",
     "relu6",
     "reshape",
     "rms_norm",
+    "rotary_embedding",
     "scaled_dot_product_attention",
     "selu",
     "sigmoid",

@@ -96,7 +96,8 @@ class MultiheadAttention(Module):
             query: (L, N, embed_dim). key: (S, N, kdim). value: (S, N, vdim). See batch_first.
             key_padding_mask: (N, S), attn_mask: (L, S) or (N H, L, S); bool, True = not seen, or floating, added.
             need_weights: the weights are wanted, which holds all of them and is slower.
-            is_causal: attn_mask is causal: a hint, which is not needed here.
+            is_causal: attn_mask is causal. A hint, as in torch: without key_padding_mask and need_weights the mask is
+                not read.
         """
         batched = query.ndim == 3
         if query.ndim not in (2, 3) or key.ndim != query.ndim or value.ndim != query.ndim:
@@ -107,7 +108,8 @@ class MultiheadAttention(Module):
         if is_causal and attn_mask is None:
             raise ValueError("MultiheadAttention: is_causal=True needs attn_mask, as in torch; got None")
         heads = [self._heads(x, batched) for x in self._project(query, key, value)]
-        mask = self._mask(key_padding_mask, attn_mask, heads[0], heads[1].shape[-2])
+        is_causal = is_causal and key_padding_mask is None and not need_weights
+        mask = None if is_causal else self._mask(key_padding_mask, attn_mask, heads[0], heads[1].shape[-2])
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
@@ -116,7 +118,7 @@ class MultiheadAttention(Module):
             weights = F.dropout(F.softmax(scores if mask is None else F.add(scores, mask), -1), dropout)
             out = F.matmul(weights, v)
         else:
-            out = F.scaled_dot_product_attention(*heads, mask, dropout)
+            out = F.scaled_dot_product_attention(*heads, mask, dropout, is_causal)
         out = F.permute(out, (0, 2, 1, 3) if self.batch_first or not batched else (2, 0, 1, 3))
         out = self.out_proj(F.flatten(out, -2))
         if weights is not None and average_attn_weights:

@@ -43,14 +43,7 @@ class Embedding(Module):
             raise NotImplementedError("Embedding: sparse=True is not supported; the gradient of weight is dense")
         self.num_embeddings = size("Embedding", "num_embeddings", num_embeddings, 0)
         self.embedding_dim = size("Embedding", "embedding_dim", embedding_dim, 0)
-        if padding_idx is not None:
-            padding_idx = size("Embedding", "padding_idx", padding_idx, -self.num_embeddings)
-            if padding_idx >= self.num_embeddings:
-                raise ValueError(
-                    f"Embedding: padding_idx is {padding_idx}; expected less than num_embeddings, {self.num_embeddings}"
-                )
-            padding_idx %= self.num_embeddings
-        self.padding_idx = padding_idx
+        self.padding_idx = _padding_idx("Embedding", padding_idx, self.num_embeddings)
         self.max_norm = max_norm
         self.norm_type = norm_type
         self.scale_grad_by_freq = scale_grad_by_freq
@@ -60,10 +53,7 @@ class Embedding(Module):
             self.weight = empty_parameter(shape, dtype)
             self.reset_parameters()
         else:
-            values = as_tensor(_weight, "Embedding: _weight")
-            if values.shape != shape:
-                raise ValueError(f"Embedding: _weight has shape {values.shape}; expected {shape}")
-            self.weight = Parameter(values.clone())
+            self.weight = _copied("Embedding", _weight, shape)
         self._place(device)
         if _freeze:
             self.weight.requires_grad = False
@@ -116,3 +106,123 @@ class Embedding(Module):
         if self.norm_type != 2:
             text += f", norm_type={self.norm_type}"
         return text + (", scale_grad_by_freq=True" if self.scale_grad_by_freq else "")
+
+
+class EmbeddingBag(Module):
+    """Sums, means or maxima of rows of a table; see functional.embedding_bag.
+
+    weight (num_embeddings, embedding_dim) begins as N(0, 1), its row padding_idx as 0. That row gets no gradient.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = False,
+        _weight: Any = None,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        name = "EmbeddingBag"
+        dtype = floating_dtype(name, device, dtype)
+        if sparse:
+            raise NotImplementedError(f"{name}: sparse=True is not supported; the gradient of weight is dense")
+        self.num_embeddings = size(name, "num_embeddings", num_embeddings, 0)
+        self.embedding_dim = size(name, "embedding_dim", embedding_dim, 0)
+        self.max_norm = max_norm
+        self.norm_type = norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
+        self.padding_idx = _padding_idx(name, padding_idx, self.num_embeddings)
+        shape = (self.num_embeddings, self.embedding_dim)
+        if _weight is None:
+            self.weight = empty_parameter(shape, dtype)
+            self.reset_parameters()
+        else:
+            self.weight = _copied(name, _weight, shape)
+        self.mode = mode
+        self.sparse = sparse
+        self.include_last_offset = include_last_offset
+
+    reset_parameters = Embedding.reset_parameters
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: Any,
+        freeze: bool = True,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = False,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+    ) -> EmbeddingBag:
+        """A table with a copy of the given values (num_embeddings, embedding_dim), frozen unless freeze=False."""
+        embeddings = as_tensor(embeddings, "EmbeddingBag.from_pretrained: embeddings")
+        if embeddings.ndim != 2:
+            raise ValueError(
+                f"EmbeddingBag.from_pretrained: embeddings has shape {embeddings.shape}; expected two dimensions"
+            )
+        made = cls(
+            *embeddings.shape,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            embeddings,
+            include_last_offset,
+            padding_idx,
+        )
+        made.weight.requires_grad = not freeze
+        return made
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        return F.embedding_bag(
+            input,
+            self.weight,
+            offsets,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+            self.mode,
+            self.sparse,
+            per_sample_weights,
+            self.include_last_offset,
+            self.padding_idx,
+        )
+
+    def extra_repr(self) -> str:
+        text = f"{self.num_embeddings}, {self.embedding_dim}"
+        if self.max_norm is not None:
+            text += f", max_norm={self.max_norm}"
+        if self.norm_type != 2:
+            text += f", norm_type={self.norm_type}"
+        if self.scale_grad_by_freq:
+            text += ", scale_grad_by_freq=True"
+        text += f", mode={self.mode!r}"
+        return text if self.padding_idx is None else text + f", padding_idx={self.padding_idx}"
+
+
+def _padding_idx(name: str, padding_idx: int | None, rows: int) -> int | None:
+    if padding_idx is None:
+        return None
+    padding_idx = size(name, "padding_idx", padding_idx, -rows)
+    if padding_idx >= rows:
+        raise ValueError(f"{name}: padding_idx is {padding_idx}; expected less than num_embeddings, {rows}")
+    return padding_idx % rows
+
+
+def _copied(name: str, weight: Any, shape: tuple[int, int]) -> Parameter:
+    values = as_tensor(weight, f"{name}: _weight")
+    if values.shape != shape:
+        raise ValueError(f"{name}: _weight has shape {values.shape}; expected {shape}")
+    return Parameter(values.clone())

@@ -172,3 +172,77 @@ class AdaptiveMaxPool1d(Module):
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
+
+
+class MaxPool3d(_MaxPool):
+    """functional.max_pool3d; stride is kernel_size by default. With return_indices the result is (output, indices)."""
+
+    def forward(self, input: Tensor) -> Any:
+        return F.max_pool3d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
+
+
+class AvgPool3d(AvgPool2d):
+    """functional.avg_pool3d; stride is kernel_size by default."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.avg_pool3d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+
+class AdaptiveAvgPool3d(AdaptiveAvgPool2d):
+    """functional.adaptive_avg_pool3d to an output of the given size; None keeps the input's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.adaptive_avg_pool3d(input, self.output_size)
+
+
+class AdaptiveMaxPool3d(AdaptiveMaxPool2d):
+    """functional.adaptive_max_pool3d to an output of the given size; None keeps the input's."""
+
+    def forward(self, input: Tensor) -> Any:
+        return F.adaptive_max_pool3d(input, self.output_size, self.return_indices)
+
+
+class LPPool2d(Module):
+    """functional.lp_pool2d; stride is kernel_size by default."""
+
+    _function = staticmethod(F.lp_pool2d)
+
+    def __init__(
+        self, norm_type: float, kernel_size: Size2d, stride: Size2d | None = None, ceil_mode: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm_type = norm_type
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.ceil_mode = ceil_mode
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._function(input, float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)
+
+    def extra_repr(self) -> str:
+        return (
+            f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"ceil_mode={self.ceil_mode}"
+        )
+
+
+class LPPool1d(LPPool2d):
+    """functional.lp_pool1d; stride is kernel_size by default."""
+
+    _function = staticmethod(F.lp_pool1d)
+
+
+class LPPool3d(LPPool2d):
+    """functional.lp_pool3d; stride is kernel_size by default."""
+
+    _function = staticmethod(F.lp_pool3d)

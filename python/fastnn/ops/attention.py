@@ -1,4 +1,4 @@
-"""Scaled dot-product attention."""
+"""Scaled dot-product attention, and the rotation of queries and keys by their positions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from .. import _C
 from ..random import next_philox
 from . import _foreign, shape
+from ._arguments import integer
 from .activation import _number
 
 if TYPE_CHECKING:
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
     Array = Tensor | np.ndarray
 
 
-def _record(query, key, value, attn_mask, is_causal, scale, dropout_p, words):
-    details = (is_causal, scale, dropout_p, *_seed_and_offset(words))
+def _record(query, key, value, attn_mask, is_causal, scale, dropout_p, words, softcap, left, right):
+    details = (is_causal, scale, dropout_p, *_seed_and_offset(words), softcap, left, right)
     y, log_sum = _C.attention(query, key, value, attn_mask, *details)
-    return y, (query, key, value, attn_mask, y, log_sum, is_causal, scale, dropout_p, words)
+    return y, (query, key, value, attn_mask, y, log_sum, is_causal, scale, dropout_p, words, softcap, left, right)
 
 
 def _backward(ctx, grad):
     need_query, need_key, need_value, need_mask = ctx.needs_input_grad[:4]
-    *saved, words = ctx.saved
+    *saved, words, softcap, left, right = ctx.saved
     *grads, grad_mask = _C.attention_backward(
-        grad, *saved, *_seed_and_offset(words), need_query, need_key or need_value, need_mask
+        grad, *saved, *_seed_and_offset(words), softcap, left, right, need_query, need_key or need_value, need_mask
     )
     if need_mask:
         mask = ctx.saved[3]
@@ -61,12 +62,16 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    *,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
 ) -> Tensor:
     """y = dropout(softmax(scale query key^T + mask)) value. Vaswani et al. 2017, arXiv:1706.03762.
 
     Computed tile by tile, so that the (L, S) scores are never held (Dao et al. 2022, arXiv:2205.14135), forward and
     backward; only a gradient of attn_mask has their size. Sums are in float32 (float64 for float64), in an order that
-    depends on the shapes only.
+    depends on the shapes only. Up to 4 queries, as in decoding with a cache, read keys and values once, by parts that
+    threads share.
 
     Args:
         query: (..., H, L, E). key: (..., H, S, E). value: (..., H, S, Ev). Leading sizes broadcast.
@@ -79,11 +84,15 @@ def scaled_dot_product_attention(
         scale: default 1 / sqrt(E).
         enable_gqa: key and value may have H / G heads: query head h uses their head h // G. Ainslie et al. 2023,
             arXiv:2305.13245.
+        window_size: (left, right): query i sees keys i - left to i + right, -1: no limit; is_causal and attn_mask hold
+            too. Only blocks of keys inside are visited. Beltagy et al. 2020, arXiv:2004.05150. On the CPU.
+        softcap: c > 0 bounds scaled scores before the mask: c tanh(s / c). Gemma 2, arXiv:2408.00118. On the CPU.
 
     Returns: (..., H, L, Ev) in the dtype of query, in its layout too if that is dense and Ev = E.
 
     Raises:
-        ValueError: shapes that do not fit, dropout_p outside of [0, 1].
+        ValueError: shapes that do not fit, dropout_p outside of [0, 1], a negative or infinite softcap, window_size
+            below -1.
         TypeError: dtypes of query, key and value differ, or a number is expected.
         NotImplementedError: the dtype is none of float32, bfloat16, float16, float64, or attn_mask's is not bool,
             float32 or query's.
@@ -94,8 +103,29 @@ def scaled_dot_product_attention(
         scale = 1 / math.sqrt(query.shape[-1] or 1) if query.shape else 1.0
     if query.shape[:-2] != key.shape[:-2] or query.shape[:-2] != value.shape[:-2]:
         query, key, value = _broadcast(op, query, key, value, enable_gqa)
-    words = _words(query) if dropout_p else (0, 0)
-    return _attention(query, key, value, attn_mask, bool(is_causal), _number(op, "scale", scale), dropout_p, words)
+    left, right = (-1, -1) if window_size == (-1, -1) else _window(op, window_size)
+    return _attention(
+        query,
+        key,
+        value,
+        attn_mask,
+        bool(is_causal),
+        _number(op, "scale", scale),
+        dropout_p,
+        _words(query) if dropout_p else (0, 0),
+        _number(op, "softcap", softcap),
+        left,
+        right,
+    )
+
+
+def _window(op: str, window_size: Any) -> tuple[int, int]:
+    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
+        raise ValueError(f"{op}: window_size is {window_size!r}; expected (left, right)")
+    left, right = (integer(size, op, "window_size") for size in window_size)
+    if left < -1 or right < -1:
+        raise ValueError(f"{op}: window_size is {window_size!r}; expected numbers of keys, or -1 for no limit")
+    return left, right
 
 
 def _broadcast(op: str, query: Array, key: Array, value: Array, enable_gqa: bool) -> tuple[Array, Array, Array]:
@@ -126,3 +156,43 @@ def _broadcast(op: str, query: Array, key: Array, value: Array, enable_gqa: bool
                 )
         lead = tuple(y if x == 1 else x for x, y in zip(padded, lead, strict=True))
     return tuple(a if tuple(a.shape[:-own]) == lead else shape._expand(a, lead + tuple(a.shape[-own:])) for a in arrays)
+
+
+def _rotary_record(input, cos, sin, interleaved):
+    return _C.rotary_embedding(input, cos, sin, interleaved, False), (cos, sin, interleaved)
+
+
+def _rotary_backward(ctx, grad):
+    if any(ctx.needs_input_grad[1:3]):
+        raise NotImplementedError("rotary_embedding: cos and sin have no gradients; expected ones that require none")
+    return _C.rotary_embedding(grad, *ctx.saved, True)
+
+
+_rotary = _C.Op(
+    "rotary_embedding",
+    lambda input, cos, sin, interleaved: _C.rotary_embedding(input, cos, sin, interleaved, False),
+    _rotary_record,
+    _rotary_backward,
+)
+
+
+def rotary_embedding(input: Array, cos: Array, sin: Array, interleaved: bool = False) -> Tensor:
+    """Pairs of columns turned by an angle for each position: for i < R / 2, with c = cos[l, i], s = sin[l, i],
+
+        y[l, i] = x[l, i] c - x[l, R / 2 + i] s;   y[l, R / 2 + i] = x[l, R / 2 + i] c + x[l, i] s
+
+    or, interleaved, of columns 2 i and 2 i + 1. Columns from R on are copied. Su et al. 2021, arXiv:2104.09864, where
+    the angle is l 10000^(-2 i / R).
+
+    Args:
+        input: queries or keys (..., L, E); float32, bfloat16, float16 or float64.
+        cos, sin: (..., L, R / 2), R <= E, which broadcast to the leading sizes; float32 or input's dtype. They have no
+            gradients.
+
+    Returns: (..., L, E) in the dtype of input, in its layout if that is dense with contiguous rows.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        NotImplementedError: another dtype, a gradient of cos or sin.
+    """
+    return _rotary(input, cos, sin, bool(interleaved))

@@ -66,26 +66,35 @@ def embedding(
     """
     if sparse:
         raise NotImplementedError("embedding: sparse=True is not supported; the gradient of weight is dense")
-    rows = weight.shape[0] if len(weight.shape) else 0
-    if padding_idx is None:
-        padding_idx = -1
-    else:
-        at = integer(padding_idx, "embedding", "padding_idx")
-        if not -rows <= at < rows:
-            raise ValueError(f"embedding: padding_idx is {at}; expected {-rows} to {rows - 1} for {rows} embeddings")
-        padding_idx = at % rows
+    padding_idx = checked_padding_idx("embedding", padding_idx, weight)
     if max_norm is not None:
-        max_norm, norm_type = _number("embedding", "max_norm", max_norm), _number("embedding", "norm_type", norm_type)
-        if isinstance(weight, (_C.TensorBase, np.ndarray)):
-            _renorm(weight.detach() if isinstance(weight, _C.TensorBase) else weight, input, max_norm, norm_type)
-        elif hasattr(weight, "copy_"):  # torch's own change in place, which it counts
-            weight.detach().copy_(_renormed(weight.detach(), input, max_norm, norm_type))
-        else:
-            raise NotImplementedError(
-                f"embedding: max_norm changes weight in place, which is not supported for {type(weight).__name__}; "
-                "expected a Tensor, a numpy array or a torch tensor"
-            )
+        renorm("embedding", weight, input, max_norm, norm_type)
     return _embedding(weight, input, padding_idx, bool(scale_grad_by_freq))
+
+
+def checked_padding_idx(op: str, padding_idx: int | None, weight: Tensor | np.ndarray) -> int:
+    """From 0 on; -1 for None."""
+    if padding_idx is None:
+        return -1
+    rows = weight.shape[0] if len(weight.shape) else 0
+    at = integer(padding_idx, op, "padding_idx")
+    if not -rows <= at < rows:
+        raise ValueError(f"{op}: padding_idx is {at}; expected {-rows} to {rows - 1} for {rows} embeddings")
+    return at % rows
+
+
+def renorm(op: str, weight: Tensor | np.ndarray, input: Tensor | np.ndarray, max_norm: float, norm_type: float) -> None:
+    """Scales down the rows of weight that input names, in place and unrecorded."""
+    max_norm, norm_type = _number(op, "max_norm", max_norm), _number(op, "norm_type", norm_type)
+    if isinstance(weight, (_C.TensorBase, np.ndarray)):
+        _renorm(weight.detach() if isinstance(weight, _C.TensorBase) else weight, input, max_norm, norm_type)
+    elif hasattr(weight, "copy_"):  # torch's own change in place, which it counts
+        weight.detach().copy_(_renormed(weight.detach(), input, max_norm, norm_type))
+    else:
+        raise NotImplementedError(
+            f"{op}: max_norm changes weight in place, which is not supported for {type(weight).__name__}; "
+            "expected a Tensor, a numpy array or a torch tensor"
+        )
 
 
 def _one_hot_forward(input, num_classes):

@@ -34,7 +34,7 @@ from .activation import (
     tanhshrink,
     threshold,
 )
-from .attention import embedding, scaled_dot_product_attention
+from .attention import embedding, rotary_embedding, scaled_dot_product_attention
 from .conv import conv2d
 from .gradient import numerical_gradient
 from .linear import linear, matmul
@@ -111,6 +111,7 @@ __all__ = [
     "rms_norm",
     "rmsprop",
     "rnn_layer",
+    "rotary_embedding",
     "scaled_dot_product_attention",
     "selu",
     "sgd",

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..ops import attention, conv_transpose, embedding, normalization, padding, rnn
+from ..ops import (
+    attention,
+    conv_transpose,
+    embedding,
+    embedding_bag,
+    interpolate,
+    normalization,
+    padding,
+    pooling3d,
+    rnn,
+)
 from .table import Args, Row
 
 # ---- normalization ---------------------------------------------------------------------------------------------------
@@ -78,13 +88,45 @@ def _normalization() -> Iterator[Row]:
 # ---- attention and embedding -----------------------------------------------------------------------------------------
 
 
-def _attention(query, key, value, mask, causal, scale, dropout_p, words):
-    if mask is not None and causal:
-        visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-        mask = mask & visible if mask.dtype is torch.bool else mask.masked_fill(~visible, float("-inf"))
-        causal = False
+def _attention(query, key, value, mask, causal, scale, dropout_p, words, softcap, left, right):
     grouped = query.ndim > 2 and bool(query.shape[-3] != key.shape[-3])
+    if (mask is not None and causal) or left >= 0 or right >= 0 or softcap:
+        visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
+        if causal or right >= 0:
+            visible = visible.tril(0 if causal else right)
+        if left >= 0:
+            visible = visible.triu(-left)
+        if mask is None:
+            mask = visible
+        else:
+            mask = mask & visible if mask.dtype is torch.bool else mask.masked_fill(~visible, float("-inf"))
+        causal = False
+    if softcap:
+        if grouped:
+            key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+        scores = softcap * torch.tanh(query @ key.mT * (scale / softcap))
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype is torch.bool else scores + mask
+        hidden = (scores == float("-inf")).all(-1, keepdim=True)
+        weights = torch.softmax(scores.masked_fill(hidden, 0), -1).masked_fill(hidden, 0)
+        return F.dropout(weights, dropout_p).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, mask, dropout_p, causal, scale=scale, enable_gqa=grouped)
+
+
+def _rotary(x, cos, sin, interleaved):
+    half = cos.shape[-1]
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else turned.split(half, -1)
+    parts = a * cos - b * sin, b * cos + a * sin
+    turned = torch.stack(parts, -1).flatten(-2) if interleaved else torch.cat(parts, -1)
+    return torch.cat((turned.to(x.dtype), rest), -1)
+
+
+def _embedding_bag(w, i, offsets, samples, mode, include_last_offset, padding_idx, scale_grad_by_freq):
+    offsets = offsets.to(i.dtype)
+    padding = padding_idx if padding_idx >= 0 else None
+    return F.embedding_bag(
+        i, w, offsets, None, 2, scale_grad_by_freq, mode, False, samples, include_last_offset, padding
+    )
 
 
 def _attention_and_embedding() -> Iterator[Row]:
@@ -93,10 +135,17 @@ def _attention_and_embedding() -> Iterator[Row]:
             f"scaled_dot_product_attention{overload}",
             attention._attention,
             "Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, float scale, float dropout_p, "
-            f"{words} words",
+            f"{words} words, float softcap=0., int left=-1, int right=-1",
             _attention,
             autocast="lower",
         )
+    yield Row(
+        "rotary_embedding",
+        attention._rotary,
+        "Tensor input, Tensor cos, Tensor sin, bool interleaved=False",
+        _rotary,
+        saved=lambda args, y: args[1:],
+    )
     yield Row(
         "embedding",
         embedding._embedding,
@@ -110,6 +159,14 @@ def _attention_and_embedding() -> Iterator[Row]:
         embedding._renormed,
         "Tensor weight, Tensor input, float max_norm, float norm_type",
         lambda w, i, most, p: torch.embedding_renorm_(w.clone(), i.contiguous(), most, p),
+    )
+    yield Row(
+        "embedding_bag",
+        embedding_bag._embedding_bag,
+        "Tensor weight, Tensor input, Tensor offsets, Tensor? per_sample_weights, str mode, bool include_last_offset, "
+        "SymInt padding_idx, bool scale_grad_by_freq",
+        _embedding_bag,
+        layout="contiguous",
     )
     yield Row(
         "one_hot",
@@ -141,7 +198,34 @@ def _conv_transpose2d(input, weight, bias, stride, padding, output_size, dilatio
     return out[:, :, : output_size[0], : output_size[1]]
 
 
+def _interpolate(x, size, mode, align_corners, scales):
+    align = None if mode.startswith("nearest") else align_corners
+    return F.interpolate(x, None if scales else list(size), list(scales) if scales else None, mode, align)
+
+
+def _volume_indices(in_planes, in_columns, area):
+    pixels, flat = in_columns.shape[-1], in_columns.flatten(-2)
+    picked = in_planes.flatten(-2).gather(-1, flat.clamp(min=0))
+    out = torch.div(flat, max(pixels, 1), rounding_mode="floor") * area + picked
+    return torch.where((flat < 0) | (picked < 0), -1, out).reshape(in_columns.shape)
+
+
 def _images() -> Iterator[Row]:
+    yield Row(
+        "interpolate",
+        interpolate._interpolate,
+        "Tensor input, SymInt[] size, str mode, bool align_corners, float[] scales",
+        _interpolate,
+        layout="image",
+        saved=lambda args, y: (tuple(args[0].shape[2:]), *args[1:]),
+    )
+    yield Row(
+        "max_pool3d_indices",
+        pooling3d._indices,
+        "Tensor in_planes, Tensor in_columns, SymInt area",
+        _volume_indices,
+        layout="contiguous",
+    )
     yield Row(
         "pad",
         padding._pad,
