@@ -146,6 +146,7 @@ class EmbeddingBag(Module):
             self.reset_parameters()
         else:
             self.weight = _copied(name, _weight, shape)
+        self._place(device)
         self.mode = mode
         self.sparse = sparse
         self.include_last_offset = include_last_offset
