@@ -11,6 +11,7 @@ from guarded import guarded, poison
 # Not max_norm, which is for the CPU.
 ON_CUDA = {
     "test_values_and_gradient",
+    "test_many_indices",
     "test_against_torch",
     "test_layouts",
     "test_any_dtype_of_weight",
@@ -53,6 +54,14 @@ def test_values_and_gradient(dtype, width, isa, rng):
                 rtol=TOLERANCE[dtype],
                 atol=4 * TOLERANCE[dtype],
             )
+
+
+def test_many_indices(isa, rng):
+    """More than a GPU sorts and scans at a time, with more than one digit."""
+    index, g = rng.integers(0, 300, 5000), rng.standard_normal((5000, 2))
+    w = fastnn.tensor(rng.standard_normal((300, 2)), requires_grad=True)
+    F.embedding(index, w).backward(fastnn.tensor(g))
+    np.testing.assert_allclose(w.grad.numpy(), gradient(g, index, (300, 2)), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"padding_idx": 2}, {"padding_idx": -1}, {"scale_grad_by_freq": True}], ids=str)

@@ -71,9 +71,9 @@ Status dropout(DType dtype, const void* x, void* y, int64_t n, uint64_t seed, ui
   visit_float(dtype, [&]<class T>(T*) {
     constexpr int N = kPack<T>;
     const int64_t blocks = ceil_div(ceil_div(n, int64_t(kGroup)) * (kLanes / N), int64_t(kPointwiseBlock));
-    status =
-        launch(dropout_kernel<T, N>, dim3(unsigned(blocks < 65536 ? blocks : 65536)), dim3(kPointwiseBlock), 0, stream,
-               static_cast<const T*>(x), static_cast<T*>(y), n, aligned(x, y), seed, offset, threshold, scale);
+    status = launch(dropout_kernel<T, N>, dim3(unsigned(blocks < kMostBlocks ? blocks : kMostBlocks)),
+                    dim3(kPointwiseBlock), 0, stream, static_cast<const T*>(x), static_cast<T*>(y), n, aligned(x, y),
+                    seed, offset, threshold, scale);
   });
   return status;
 }

@@ -258,7 +258,7 @@ template <class T>
 Status launch_finish(const void* partial, int splits, const Output& out, int rows, int columns, int64_t batch,
                      Stream stream) {
   const int64_t blocks = ceil_div(batch * rows * ceil_div(int64_t(columns), int64_t(kPack<T>)), int64_t(256));
-  return launch(finish_kernel<T>, dim3(unsigned(blocks < 65536 ? blocks : 65536)), dim3(256), 0, stream,
+  return launch(finish_kernel<T>, dim3(unsigned(blocks < kMostBlocks ? blocks : kMostBlocks)), dim3(256), 0, stream,
                 static_cast<const Scalar<T>*>(partial), splits, batch * rows * columns, out, rows, columns, batch);
 }
 

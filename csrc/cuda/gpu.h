@@ -213,6 +213,9 @@ uint32_t pack2(float lo, float hi) {
 
 #endif
 
+// Blocks of a kernel whose blocks take pieces in turns; few where it is emulated, so that tests reach the second turn.
+constexpr int64_t kMostBlocks = kEmulated ? 3 : 1 << 16;
+
 // N elements at p, aligned to min(16, N * sizeof(T)) bytes, as float, by accesses of up to 16 bytes.
 template <int N, class T>
 GPU_FN void load_float(float (&v)[N], const T* p) {

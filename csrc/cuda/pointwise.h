@@ -68,7 +68,7 @@ GPU_FN void pointwise(int64_t n, bool wide, F&& f) {
 template <class T>
 dim3 pointwise_grid(int64_t n) {
   const int64_t per_block = int64_t(kPointwiseBlock) * kPack<T>, blocks = ceil_div(n, per_block);
-  return dim3(unsigned(blocks < 65536 ? blocks : 65536));
+  return dim3(unsigned(blocks < kMostBlocks ? blocks : kMostBlocks));
 }
 
 // A grid of one thread for each of n units, at least one block.

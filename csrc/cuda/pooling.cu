@@ -225,7 +225,8 @@ Status for_images(const Pool& g, int64_t outer, int64_t inner, int64_t height, i
   for (int64_t first = 0; first < outer && !status; first += per_launch) {
     const int64_t count = outer - first < per_launch ? outer - first : per_launch;
     const int64_t blocks = ceil_div(count * image, int64_t(kPointwiseBlock));
-    status = run(Windows(g, count, inner, height, width), dim3(unsigned(blocks < 65536 ? blocks : 65536)), first);
+    status = run(Windows(g, count, inner, height, width), dim3(unsigned(blocks < kMostBlocks ? blocks : kMostBlocks)),
+                 first);
   }
   return status;
 }

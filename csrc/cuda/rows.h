@@ -49,7 +49,6 @@ bool wide_rows(int64_t n, const P*... p) {
   return n % kPack<T> == 0 && aligned(p...);
 }
 
-constexpr int64_t kMostBlocks = 1 << 20;
 template <class Shape>
 dim3 row_grid(int64_t rows, int64_t most = kMostBlocks) {
   const int64_t blocks = ceil_div(rows, int64_t(Shape::ROWS));
