@@ -317,6 +317,8 @@ FASTNN_INLINE void dot_block(int64_t k, const T* a, int64_t lda, const T* b, int
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
       const V w = Dot::read(b + j * ldb + p, lanes);
+      // The few rows of b that are read at once are too few streams to keep the memory busy: the next ones are fetched.
+      if (N < 8) __builtin_prefetch(b + (N + j) * ldb + p, 0, 2);
 #pragma GCC unroll 4
       for (int i = 0; i < M; ++i) acc[i][j] = Dot::apply(x[i], w, acc[i][j]);
     }
