@@ -185,6 +185,8 @@ void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* posit
   if (position) finish_positions<T>(t, rows / 2, cols, where, position);
 }
 
+constexpr int64_t kRowsAhead = 16;  // that are fetched to L2: rows far apart are no stream that the hardware sees
+
 #if FASTNN_ISA_ID == 3
 void tile_pairs(const Tile& t, int rows, int cols) { tile_of<bf16, true>(t, rows, cols); }
 void tile_pairs_sums(const Tile& t, int rows, int cols) { tile_of<float, true>(t, rows, cols); }
@@ -212,6 +214,8 @@ void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
       for (int n = 0; n < width; n += 32) {
         const int have = int(lesser(32, cols - n)), room = int(lesser(32, width - n));
         const bf16* p = b + i * step_k + n;
+        __builtin_prefetch(p + kRowsAhead * step_k, 0, 2);
+        __builtin_prefetch(p + (kRowsAhead + 1) * step_k, 0, 2);
         const __m512i even = _mm512_castps_si512(load_pairs(p, have).v);
         const __m512i odd = i + 1 < k ? _mm512_castps_si512(load_pairs(p + step_k, have).v) : _mm512_setzero_si512();
         const Vec<float> first = _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, low, odd));
@@ -232,8 +236,6 @@ void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
 #else
 constexpr decltype(nullptr) tile_pairs = nullptr, tile_pairs_sums = nullptr, pack_pairs = nullptr;
 #endif
-
-constexpr int64_t kRowsAhead = 16;  // that are fetched to L2: rows far apart are no stream that the hardware sees
 
 // Rows of a panel from consecutive elements. Rows that end within a vector are stored as whole ones, which the next
 // rows overwrite.
