@@ -185,6 +185,8 @@ void tile_pool(const Tile& t, int64_t a_down, int rows, int cols, uint8_t* posit
   if (position) finish_positions<T>(t, rows / 2, cols, where, position);
 }
 
+constexpr int64_t kRowsAhead = 16;  // that are fetched to L2: rows far apart are no stream that the hardware sees
+
 #if FASTNN_ISA_ID == 3
 void tile_pairs(const Tile& t, int rows, int cols) { tile_of<bf16, true>(t, rows, cols); }
 void tile_pairs_sums(const Tile& t, int rows, int cols) { tile_of<float, true>(t, rows, cols); }
@@ -212,6 +214,8 @@ void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
       for (int n = 0; n < width; n += 32) {
         const int have = int(lesser(32, cols - n)), room = int(lesser(32, width - n));
         const bf16* p = b + i * step_k + n;
+        __builtin_prefetch(p + kRowsAhead * step_k, 0, 2);
+        __builtin_prefetch(p + (kRowsAhead + 1) * step_k, 0, 2);
         const __m512i even = _mm512_castps_si512(load_pairs(p, have).v);
         const __m512i odd = i + 1 < k ? _mm512_castps_si512(load_pairs(p + step_k, have).v) : _mm512_setzero_si512();
         const Vec<float> first = _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, low, odd));
@@ -232,8 +236,6 @@ void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
 #else
 constexpr decltype(nullptr) tile_pairs = nullptr, tile_pairs_sums = nullptr, pack_pairs = nullptr;
 #endif
-
-constexpr int64_t kRowsAhead = 16;  // that are fetched to L2: rows far apart are no stream that the hardware sees
 
 // Rows of a panel from consecutive elements. Rows that end within a vector are stored as whole ones, which the next
 // rows overwrite.
@@ -280,43 +282,92 @@ void pack_panel(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
                : V(S(0)).store(panel + i * width + n, 1);
 }
 
-template <class T, int N>
-FASTNN_INLINE void dot_columns(int64_t k, const T* a, const T* b, int64_t ldb, Scalar<T>* out) {
+// What one step of dot_rows reads from a row: a vector of values, or of bfloat16 pairs.
+template <class T>
+struct DotStep {
   using V = Compute<T>;
-  V acc[N];
-  for (int j = 0; j < N; ++j) acc[j] = V(Scalar<T>(0));
-  for_lanes<V>(k, [&](int64_t i, auto lanes) {
-    V x = load<V>(a + i, lanes);
+  static constexpr int kStep = V::kLanes;
+  template <class Lanes>
+  static FASTNN_INLINE V read(const T* p, Lanes n) {
+    return load<V>(p, n);
+  }
+  static FASTNN_INLINE V apply(V x, V w, V acc) { return fma(x, w, acc); }
+};
+#if FASTNN_ISA_ID == 3
+template <>
+struct DotStep<bf16> {
+  using V = Vec<float>;
+  static constexpr int kStep = 2 * V::kLanes;
+  static FASTNN_INLINE V read(const bf16* p, Full) { return _mm512_castsi512_ps(_mm512_loadu_si512(p)); }
+  static FASTNN_INLINE V read(const bf16* p, int n) { return load_pairs(p, n); }
+  static FASTNN_INLINE V apply(V x, V w, V acc) { return dot_pairs(x, w, acc); }
+};
+#endif
+
+// out[i * N + j] = sum_k a[i * lda + k] b[j * ldb + k] for i < M, j < N.
+template <class T, int M, int N>
+FASTNN_INLINE void dot_block(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, Scalar<T>* out) {
+  using Dot = DotStep<T>;
+  using V = typename Dot::V;
+  V acc[M][N];
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < N; ++j) acc[i][j] = V(Scalar<T>(0));
+  auto step = [&](int64_t p, auto lanes) __attribute__((always_inline)) {
+    V x[M];
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i) x[i] = Dot::read(a + i * lda + p, lanes);
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) acc[j] = fma(x, load<V>(b + j * ldb + i, lanes), acc[j]);
-  });
-  for (int j = 0; j < N; ++j) out[j] = sum(acc[j]);
+    for (int j = 0; j < N; ++j) {
+      const V w = Dot::read(b + j * ldb + p, lanes);
+      // The few rows of b that are read at once are too few streams to keep the memory busy: the next ones are fetched.
+      if (N < 8) __builtin_prefetch(b + (N + j) * ldb + p, 0, 2);
+#pragma GCC unroll 4
+      for (int i = 0; i < M; ++i) acc[i][j] = Dot::apply(x[i], w, acc[i][j]);
+    }
+  };
+  int64_t p = 0;
+  for (; p + Dot::kStep <= k; p += Dot::kStep) step(p, Full());
+  if (p < k) step(p, int(k - p));
+  for (int i = 0; i < M; ++i)
+    for (int j = 0; j < N; ++j) out[i * N + j] = sum(acc[i][j]);
 }
+
+// Columns of b that are read at once beside M rows of a: as many sums as there are registers for.
+template <int M>
+constexpr int kDotColumns = M == 1           ? 8
+                            : kMaxRows >= 14 ? (M == 2 ? 8 : 4)
+                                             : (M == 4 ? 2 : 4);
 
 template <class T>
 void dot_rows(int64_t m, int64_t n, int64_t k, const void* pa, int64_t lda, const void* pb, int64_t ldb, void* pc,
               int64_t ldc, const void* pbias, Activation f) {
   using S = Scalar<T>;
   using V = Compute<T>;
-  constexpr int N = 8;
   const T *a = static_cast<const T*>(pa), *b = static_cast<const T*>(pb);
   T* c = static_cast<T*>(pc);
   const S* bias = static_cast<const S*>(pbias);
-  alignas(64) S out[kMaxLanes];
-  for (int64_t j = 0; j < n; j += N) {
-    int cols = int(lesser(N, n - j));
-    for (int64_t i = 0; i < m; ++i) {
-      if (cols == N)
-        dot_columns<T, N>(k, a + i * lda, b + j * ldb, ldb, out);
-      else
-        for (int q = 0; q < cols; ++q) dot_columns<T, 1>(k, a + i * lda, b + (j + q) * ldb, ldb, out + q);
-      for_lanes<V>(cols, [&](int64_t q, auto lanes) {
-        V v = load<V>(out + q, lanes);
-        if (bias) v = v + load<V>(bias + j + q, lanes);
-        store(activate<true>(f, v), c + i * ldc + j + q, lanes);
-      });
+  with_constant<4>(int(m), [&](auto rows) {
+    constexpr int M = rows.value, N = kDotColumns<M>;
+    alignas(64) S out[M * N];
+    for (int64_t j = 0; j < n; j += N) {
+      const int cols = int(lesser(N, n - j));
+      if (cols == N) {
+        dot_block<T, M, N>(k, a, lda, b + j * ldb, ldb, out);
+      } else {
+        for (int q = 0; q < cols; ++q) {
+          S one[M];
+          dot_block<T, M, 1>(k, a, lda, b + (j + q) * ldb, ldb, one);
+          for (int i = 0; i < M; ++i) out[i * N + q] = one[i];
+        }
+      }
+      for (int i = 0; i < M; ++i)
+        for_lanes<V>(cols, [&](int64_t q, auto lanes) {
+          V v = load<V>(out + i * N + q, lanes);
+          if (bias) v = v + load<V>(bias + j + q, lanes);
+          store(activate<true>(f, v), c + i * ldc + j + q, lanes);
+        });
     }
-  }
+  });
 }
 
 // Four rows of b at a time: c, which stays in the L1 cache, is then read and written once for every four.
