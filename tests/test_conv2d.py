@@ -86,6 +86,35 @@ def test_dtypes(isa, rng, case, dtype):
 
 
 @pytest.mark.parametrize("layout", ["row major", "channels last"])
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16_of_small_integers(isa, rng, case, layout):
+    """Sums that float32 holds exactly, on every path, with the epilogue, for any number of threads."""
+    shape, weight_shape, *arguments = CASES[case]
+    x, w, b = (rng.integers(-2, 3, s).astype(BF16) for s in (shape, weight_shape, weight_shape[:1]))
+    x = channels_last(x) if layout == "channels last" else x
+    plain = reference.conv2d(x, w, b, *arguments)
+    residual = rng.integers(-2, 3, plain.shape).astype(BF16)
+    wanted = np.maximum(plain + residual.astype(np.float64), 0).astype(BF16)
+    for threads in (1, 3):
+        fastnn.set_num_threads(threads)
+        poison(plain.shape, x.shape, w.shape)
+        np.testing.assert_array_equal(F.conv2d(x, w, b, *arguments), plain.astype(BF16))
+        got = F.conv2d(x, w, b, *arguments, activation="relu", residual=residual)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("layout", ["row major", "channels last"])
+@pytest.mark.parametrize("channels", [2, 3, 6, 17, 33])
+def test_bfloat16_on_guarded_memory(isa, rng, channels, layout):
+    x = rng.standard_normal((2, channels, 5, 19)).astype(BF16)
+    w = rng.standard_normal((channels, channels, 3, 3)).astype(BF16)
+    wanted = reference.conv2d(x, w, None, 1, 1)
+    x = channels_last(x) if layout == "channels last" else x
+    for at in ("end", "start"):
+        assert relative_error(F.conv2d(guarded(x, at), guarded(w, at), padding=1), wanted) < TOLERANCE["bfloat16"]
+
+
+@pytest.mark.parametrize("layout", ["row major", "channels last"])
 @pytest.mark.parametrize(
     "case", ["lenet conv1", "lenet conv2", "3x3", "stride", "padding beyond kernel", "many images"]
 )

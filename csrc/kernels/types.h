@@ -50,8 +50,8 @@ struct TileShape {
 //   c[m * c_row + n * c_col] (+)= f(bias[n] + residual[same place as c] + sums[m * sums_row + n]
 //                                   + sum_k a[m * a_row + offsets[k]] * b[k * b_step + n])
 // for m < rows, n < cols. a, b and sums are in the scalar type (float for float32, bfloat16, float16), c and residual
-// in the storage type. offsets null: a_row is 1 and offsets[k] is k * a_step (packed rows); else what lies a_step behind
-// is fetched ahead, if not 0. `accumulate` adds to c instead of overwriting it; bias, residual and f come after the sum.
+// in the storage type. offsets null: a_row is 1 and offsets[k] is k * a_step (packed rows); else what lies a_step
+// behind is fetched ahead, if not 0. `accumulate` adds to c, bias, residual and f come after the sum.
 // Where rows of c are contiguous (c_row 1), `room` elements from c on may be written, and are written again later.
 struct Tile {
   int64_t k;

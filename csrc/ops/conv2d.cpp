@@ -206,13 +206,15 @@ void run_pass(const Pass& p, const Array& in, bool nhwc, const Array& weight, co
   const bool as_pixels = !residual && k > 0 && pixels_as_lanes(p, nhwc, shape.lanes);
   // It writes runs of pixels or of channels; the gradient of a strided convolution may have neither.
   const bool winograd = worth_winograd(p, dtype) && (p.out_col == 1 || out.stride(1) == 1);
-  const bool pointwise = worth_pointwise(p, in, nhwc, out);
+  const bool pairs = worth_pairs(p, in), pointwise = !pairs && worth_pointwise(p, in, nhwc, out);
   if (logs_dispatch())
     log_pass(p, in, nhwc,
              winograd    ? "Winograd 4x4"
+             : pairs     ? "pairs of channels"
              : pointwise ? "matrix product"
              : as_pixels ? "pixels as lanes"
                          : "channels as lanes");
+  if (pairs) return run_pairs(p, in, nhwc, weight, bias, residual, activation, out);
   if (pointwise) return run_pointwise(p, in, nhwc, weight, bias, residual, activation, out);
   if (winograd)
     return run_winograd(p, in, nhwc, weight, static_cast<const float*>(bias), residual, activation, out, position);

@@ -80,7 +80,7 @@ struct Pass {
 };
 
 // What a copy of the weight for a pass depends on; `kind` tells layouts apart.
-enum class PackKind : int64_t { panels_nchw, panels_nhwc, pixels, winograd, depthwise, pointwise };
+enum class PackKind : int64_t { panels_nchw, panels_nhwc, pixels, winograd, depthwise, pointwise, pairs };
 PackKey pack_key(PackKind kind, const Pass& pass);
 
 // The pass of the forward, to an output with the strides of y.
@@ -105,12 +105,17 @@ int64_t region_row(bool nhwc, int64_t cols, int64_t channels, int64_t phases = 1
 std::optional<Region> view_region(const Array& x, int64_t n, int64_t c0, int64_t y0, int64_t rows, int64_t x0,
                                   int64_t cols);
 
+// conv2d_pairs.cpp: bfloat16 by dot products of pairs of channels, where the ISA has them; as run_pass.
+bool worth_pairs(const Pass& pass, const Array& in);
+void run_pairs(const Pass& pass, const Array& in, bool nhwc, const Array& weight, const void* bias,
+               const Array* residual, Activation activation, const Array& out);
+
 struct Gradients {
   std::optional<Array> x, weight, bias;
 };
 
-// conv2d_sparse.cpp: gradients from the elements of dy that are not zero, when few are (dy row-major). Empty where a
-// value is not finite: then the dense sums decide what becomes NaN.
+// conv2d_sparse.cpp: gradients from the elements of dy that are not zero, when few are. Empty where a value is not
+// finite: then the dense sums decide what becomes NaN. worth_sparse takes a dense dy, backward_sparse a row-major one.
 bool may_be_sparse(const Geometry& g);
 bool worth_sparse(const Geometry& g, const Array& dy);
 std::optional<Gradients> backward_sparse(const Geometry& g, const Array& dy, const Array& x, const Array& weight,

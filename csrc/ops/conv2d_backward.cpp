@@ -244,10 +244,9 @@ std::tuple<std::optional<Array>, std::optional<Array>, std::optional<Array>> con
   const bool channels_last = x_in.is_channels_last();
   Array x = g.nhwc ? x_in : x_in.contiguous(), weight = weight_in.contiguous();
   Array dy = g.nhwc ? grad.channels_last() : grad.contiguous();
-  if ((need_x || need_weight) && conv::may_be_sparse(g))
-    if (Array planes = dy.contiguous(); conv::worth_sparse(g, planes))
-      if (auto found = conv::backward_sparse(g, planes, x, weight, need_x, need_weight, need_bias))
-        return {std::move(found->x), std::move(found->weight), std::move(found->bias)};
+  if ((need_x || need_weight) && conv::may_be_sparse(g) && conv::worth_sparse(g, dy))
+    if (auto found = conv::backward_sparse(g, dy.contiguous(), x, weight, need_x, need_weight, need_bias))
+      return {std::move(found->x), std::move(found->weight), std::move(found->bias)};
   std::optional<Array> dx, dw, db;
   if (need_x) {
     dx = conv::backward_data(g, dy, weight, g.nhwc);

@@ -14,9 +14,10 @@
 namespace fastnn::conv {
 namespace {
 
-constexpr int64_t kParts = 16;       // partial sums of dw; fixed, so that bits do not depend on threads
-constexpr int64_t kMostVectors = 8;  // of eight floats in a run
-constexpr double kDensity = 0.3;     // at most; dense tiles do 16 multiply-adds a cycle, runs about 6
+constexpr int64_t kParts = 16;                    // partial sums of dw; fixed, so that bits do not depend on threads
+constexpr int64_t kMostVectors = 8;               // of eight floats in a run
+constexpr int64_t kSamples = 16, kSample = 4096;  // runs of dy that stand for all, and their elements
+constexpr double kDensity = 0.3;                  // at most; dense tiles do 16 multiply-adds a cycle, runs about 6
 
 struct Layout {
   int64_t run, vectors, padded;  // floats of a kernel row; vectors; run rounded up to vectors
@@ -44,12 +45,14 @@ bool may_be_sparse(const Geometry& g) {
 }
 
 bool worth_sparse(const Geometry& g, const Array& dy) {
-  const int64_t size = g.oc * g.oh * g.ow;
-  // The first images stand for all.
-  const int64_t sample = std::min<int64_t>(g.n, 2) * size;
-  Scratch values(size_t(sample + 16) * sizeof(float)), positions(size_t(sample + 16) * sizeof(int32_t));
-  int64_t count = kernels().conv2d_sparse.nonzeros(dy.as<float>(), sample, values.as<float>(), positions.as<int32_t>());
-  return double(count) <= kDensity * double(sample);
+  const int64_t size = g.n * g.oc * g.oh * g.ow;
+  const int64_t samples = std::clamp<int64_t>(size / kSample, 1, kSamples), sample = std::min(size, kSample);
+  Scratch values(size_t(kSample + 16) * sizeof(float)), positions(size_t(kSample + 16) * sizeof(int32_t));
+  int64_t count = 0;
+  for (int64_t i = 0; i < samples; ++i)
+    count += kernels().conv2d_sparse.nonzeros(dy.as<float>() + size / samples * i, sample, values.as<float>(),
+                                              positions.as<int32_t>());
+  return double(count) <= kDensity * double(samples * sample);
 }
 
 // Null where a value is not finite: zero times infinity is NaN in the dense sums, and is not skipped there.

@@ -231,7 +231,7 @@ void blocked(Product& p, int64_t k) {
     t.k = p.steps(kb);
     t.a = a;
     t.a_row = p.direct_rows ? p.rows.step : 1;
-    t.a_step = p.rows.unit;
+    t.a_step = p.direct_rows ? 0 : p.rows.unit;
     t.offsets = offsets;
     t.b = b;
     t.b_step = p.direct(p.cols, j) ? p.cols.depth_step : p.width(p.cols, j);

@@ -105,8 +105,12 @@ template <class S, bool Pairs, class Out>
 FASTNN_INLINE void accumulate_tile(const Tile& t, int rows, int cols, Sink<Out> sink) {
   const bool one = cols <= Vec<S>::kLanes;
   if constexpr (Pairs) {
-    one ? accumulate_rows<PairStep, Out, 1, 1, true>(t, rows, sink)
-        : accumulate_rows<PairStep, Out, 2, 1, true>(t, rows, sink);
+    if (t.offsets)
+      one ? accumulate_rows<PairStep, Out, 1, 0, false>(t, rows, sink)
+          : accumulate_rows<PairStep, Out, 2, 0, false>(t, rows, sink);
+    else
+      one ? accumulate_rows<PairStep, Out, 1, 1, true>(t, rows, sink)
+          : accumulate_rows<PairStep, Out, 2, 1, true>(t, rows, sink);
   } else {
     one ? accumulate_columns<S, 1>(t, rows, sink) : accumulate_columns<S, 2>(t, rows, sink);
   }
@@ -212,7 +216,7 @@ void pack_pairs(const void* from, int64_t step_k, int64_t step_n, int64_t k, int
     const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (int64_t i = 0; i < k; i += 2, panel += width)
       for (int n = 0; n < width; n += 32) {
-        const int have = int(lesser(32, cols - n)), room = int(lesser(32, width - n));
+        const int have = int(greater(0, lesser(32, cols - n))), room = int(lesser(32, width - n));
         const bf16* p = b + i * step_k + n;
         __builtin_prefetch(p + kRowsAhead * step_k, 0, 2);
         __builtin_prefetch(p + (kRowsAhead + 1) * step_k, 0, 2);
