@@ -76,6 +76,12 @@ Array make(const Dims& shape, const Dims& strides, DType dtype, Device device) {
 
 }  // namespace
 
+bool streams(const Array& y, int64_t row) {
+  const size_t item = size_of(y.dtype);
+  return size_t(y.numel()) * item > last_level_cache() && size_t(row) * item % 64 == 0 &&
+         reinterpret_cast<uintptr_t>(y.data) % 64 == 0;
+}
+
 Dims contiguous_strides(const Dims& shape) {
   Dims s = shape;
   int64_t run = 1;

@@ -133,6 +133,10 @@ class Array {
 Dims contiguous_strides(const Dims& shape);
 Dims channels_last_strides(const Dims& nchw);
 
+// Whether to store the output y past the caches: it is larger than they are, and every `row` elements of it begin on a
+// boundary.
+bool streams(const Array& y, int64_t row = 64);
+
 // Copies the elements of src to dst (same shape, any strides, any devices), converting the dtype.
 void copy(const Array& src, Array& dst);
 Array astype(const Array& a, DType dtype);

@@ -8,6 +8,7 @@
 #include <bit>
 #include <chrono>
 #include <cstdlib>
+#include <fstream>
 #include <mutex>
 #include <new>
 
@@ -202,6 +203,15 @@ Cache& cache() {
 void* allocate(size_t bytes) { return bytes ? cache().allocate(bytes) : nullptr; }
 void deallocate(void* data, size_t bytes) noexcept {
   if (data) cache().deallocate(data, bytes);
+}
+size_t last_level_cache() {
+  // sysconf adds up all caches of the package on some CPUs.
+  static const size_t bytes = [] {
+    size_t kilobytes = 0;
+    std::ifstream("/sys/devices/system/cpu/cpu0/cache/index3/size") >> kilobytes;
+    return kilobytes ? kilobytes << 10 : size_t(32) << 20;
+  }();
+  return bytes;
 }
 MemoryStats memory_stats() { return cache().stats(); }
 void empty_cache() { cache().empty(); }

@@ -22,6 +22,8 @@ void* allocate(size_t bytes);
 // `bytes` is what allocate() was asked for.
 void deallocate(void* data, size_t bytes) noexcept;
 
+size_t last_level_cache();  // bytes that cores share
+
 MemoryStats memory_stats();
 void empty_cache();
 void set_cache_limit(int64_t bytes);

@@ -65,8 +65,10 @@ Array activation(std::string_view f, const Array& x, double a, double b) {
     return y;
   }
   auto kernel = kernels().activation.activation_forward[x.dtype];
-  with_mode(kind,
-            [&] { for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, y.data + at, n, a, b); }); });
+  const bool past = streams(y);
+  with_mode(kind, [&] {
+    for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, y.data + at, n, a, b, past); });
+  });
   return y;
 }
 
@@ -85,8 +87,10 @@ Array activation_backward(std::string_view f, const Array& saved, const Array& d
     return dx;
   }
   auto kernel = kernels().activation.activation_backward[in.dtype];
+  const bool past = streams(dx);
   with_mode(kind, [&] {
-    for_chunks(in, [&](int64_t at, int64_t n) { kernel(kind, in.data + at, g.data + at, dx.data + at, n, a, b); });
+    for_chunks(in,
+               [&](int64_t at, int64_t n) { kernel(kind, in.data + at, g.data + at, dx.data + at, n, a, b, past); });
   });
   return dx;
 }

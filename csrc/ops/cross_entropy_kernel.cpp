@@ -43,6 +43,9 @@ FASTNN_INLINE Scalar<T> exp_sum(const T* x, Scalar<T> m, E* e, int64_t n) {
   for_lanes<V>(n, [&](int64_t i, auto lanes) {
     V v = exp(load<V>(x + i, lanes) - shift);
     if (e) store(v, e + i, lanes);
+    // The next row comes from memory while this one, in L2, is computed. dx is not stored past the caches: what they
+    // write back in the meantime costs less than waiting for the stores.
+    __builtin_prefetch(x + n + i);
     total = total + head(v, lanes, V(0));
   });
   return sum(total);

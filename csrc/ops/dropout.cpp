@@ -32,10 +32,11 @@ Array apply(const Array& x, double p, int64_t seed, int64_t offset) {
     return y;
   }
   FlushSubnormals flush;
+  const bool past = streams(y);
   parallel_for((n + kGroup - 1) / kGroup, 64, [&](int64_t first, int64_t last) {
     int64_t begin = first * kGroup, end = std::min(n, last * kGroup);
     kernel(x.data + size_t(begin) * item, y.data + size_t(begin) * item, first, end - begin, uint64_t(seed),
-           uint64_t(offset), threshold, scale);
+           uint64_t(offset), threshold, scale, past);
   });
   return y;
 }

@@ -61,16 +61,20 @@ void compute_float(Binary f, const Operand& a, const Operand& b, const Array& ou
   size_t item = size_of(t);
   auto same = [&](const Operand& o) { return o.array && o.array->same_layout(out); };
   bool same_a = same(a), same_b = same(b);
+  // In place the lines of the output have been read, and cost nothing more.
+  auto apart = [&](const Operand& o) { return !o.array || o.array->data != out.data; };
+  const bool past = streams(out) && apart(a) && apart(b);
   if ((same_a || !a.array) && (same_b || !b.array)) {  // one flat loop
-    parallel_for(out.numel(), 16384, [&](int64_t begin, int64_t end) {
-      int64_t n = end - begin;
+    constexpr int64_t kBlock = 64;                     // chunks begin at whole vectors
+    parallel_for((out.numel() + kBlock - 1) / kBlock, 16384 / kBlock, [&](int64_t first, int64_t last) {
+      const int64_t begin = first * kBlock, n = std::min(out.numel(), last * kBlock) - begin;
       size_t at = size_t(begin) * item;
       if (same_a && same_b)
-        k.binary[t](f, a.array->data + at, b.array->data + at, out.data + at, n);
+        k.binary[t](f, a.array->data + at, b.array->data + at, out.data + at, n, past);
       else if (same_a)
-        k.binary_scalar[t](f, a.array->data + at, b.number, out.data + at, n);
+        k.binary_scalar[t](f, a.array->data + at, b.number, out.data + at, n, past);
       else
-        k.scalar_binary[t](f, a.number, b.array->data + at, out.data + at, n);
+        k.scalar_binary[t](f, a.number, b.array->data + at, out.data + at, n, past);
     });
     return;
   }
@@ -86,11 +90,11 @@ void compute_float(Binary f, const Operand& a, const Operand& b, const Array& ou
     char* to = out.data + at[0] * int64_t(item);
     const char *p = x.data + at[1] * int64_t(item), *q = y.data + at[2] * int64_t(item);
     if (left)
-      k.scalar_binary[t](f, x.value(at[1]), q, to, n);
+      k.scalar_binary[t](f, x.value(at[1]), q, to, n, false);
     else if (right)
-      k.binary_scalar[t](f, p, y.value(at[2]), to, n);
+      k.binary_scalar[t](f, p, y.value(at[2]), to, n, false);
     else
-      k.binary[t](f, p, q, to, n);
+      k.binary[t](f, p, q, to, n, false);
   });
 }
 

@@ -50,50 +50,55 @@ struct Sqrt {
   }
 };
 template <class Fn, class T>
-FASTNN_INLINE void map(const void* x, void* y, int64_t n) {
+FASTNN_INLINE void map(const void* x, void* y, int64_t n, bool streams) {
   using V = Compute<T>;
   auto* px = static_cast<const T*>(x);
   auto* py = static_cast<T*>(y);
-  for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(px + i, lanes)), py + i, lanes); });
+  for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(px + i, lanes)), py + i, lanes, streams); });
+  fence(streams);
 }
 
 template <class T>
-void binary(Binary f, const void* a, const void* b, void* y, int64_t n) {
+void binary(Binary f, const void* a, const void* b, void* y, int64_t n, bool streams) {
   using V = Compute<T>;
   auto* pa = static_cast<const T*>(a);
   auto* pb = static_cast<const T*>(b);
   auto* py = static_cast<T*>(y);
   with_function(f, [&]<class Fn>(Fn) {
-    for_lanes<V>(
-        n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(pa + i, lanes), load<V>(pb + i, lanes)), py + i, lanes); });
+    for_lanes<V>(n, [&](int64_t i, auto lanes) {
+      store(Fn::f(load<V>(pa + i, lanes), load<V>(pb + i, lanes)), py + i, lanes, streams);
+    });
   });
+  fence(streams);
 }
 
 template <class T>
-void binary_scalar(Binary f, const void* a, double b, void* y, int64_t n) {
+void binary_scalar(Binary f, const void* a, double b, void* y, int64_t n, bool streams) {
   using V = Compute<T>;
   if (f == Binary::pow) {
-    if (b == 2) return map<Square, T>(a, y, n);
-    if (b == 3) return map<Cube, T>(a, y, n);
-    if (b == 0.5) return map<Sqrt, T>(a, y, n);
+    if (b == 2) return map<Square, T>(a, y, n, streams);
+    if (b == 3) return map<Cube, T>(a, y, n, streams);
+    if (b == 0.5) return map<Sqrt, T>(a, y, n, streams);
   }
   auto* pa = static_cast<const T*>(a);
   auto* py = static_cast<T*>(y);
   V vb = V(Scalar<T>(b));
   with_function(f, [&]<class Fn>(Fn) {
-    for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(pa + i, lanes), vb), py + i, lanes); });
+    for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(load<V>(pa + i, lanes), vb), py + i, lanes, streams); });
   });
+  fence(streams);
 }
 
 template <class T>
-void scalar_binary(Binary f, double a, const void* b, void* y, int64_t n) {
+void scalar_binary(Binary f, double a, const void* b, void* y, int64_t n, bool streams) {
   using V = Compute<T>;
   auto* pb = static_cast<const T*>(b);
   auto* py = static_cast<T*>(y);
   V va = V(Scalar<T>(a));
   with_function(f, [&]<class Fn>(Fn) {
-    for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(va, load<V>(pb + i, lanes)), py + i, lanes); });
+    for_lanes<V>(n, [&](int64_t i, auto lanes) { store(Fn::f(va, load<V>(pb + i, lanes)), py + i, lanes, streams); });
   });
+  fence(streams);
 }
 
 }  // namespace

@@ -9,14 +9,17 @@ namespace fastnn::ops {
 namespace {
 
 constexpr const char* kOp = "linear_cross_entropy";
-// Rows of logits at a time: they should stay in cache, but fewer than 256 make the products slow, and more than 64 MB
+// Rows of logits at a time: they should stay in cache, but fewer than 512 make the products slow, and more than 128 MB
 // is what the op is there to avoid. A function of the shapes only: the sums over blocks are in one order.
-constexpr int64_t kBlockBytes = 8 << 20, kMostBytes = 64 << 20, kRows = 256, kFewestRows = 16;
+constexpr int64_t kBlockBytes = 8 << 20, kMostBytes = 128 << 20, kRows = 512, kFewestRows = 16;
 
 struct Needs {
   bool input = false, weight = false, bias = false;
   bool any() const { return input || weight || bias; }
 };
+
+// Itself where it has the dtype.
+Array in_dtype(const Array& a, DType dtype) { return a.dtype == dtype ? a : astype(a, dtype); }
 
 DType saved_type(DType dtype) { return dtype == DType::f16 ? DType::f32 : dtype; }
 
@@ -39,13 +42,13 @@ class LinearCrossEntropy {
       require<ValueError>(bias->shape == Dims{classes_}, kOp, ": linear_bias has shape ", bias->shape, "; expected ",
                           Dims{classes_});
       require_dtype(kOp, "linear_bias", *bias, dtype_);
-      bias_ = astype(bias->contiguous(), compute_type(dtype_));
+      bias_ = in_dtype(bias->contiguous(), compute_type(dtype_));
     }
     Dims logits = input.ndim() == 1 ? Dims{classes_} : Dims{n_, classes_};
     target_ = read_target(kOp, logits, dtype_, target, class_weight, ignore_index, reduction, label_smoothing);
     // Logits are never rounded to 16 bits: with them, all that their kernel reads.
     auto widen = [&](Array& a, const void*& p) {
-      if (p) a = astype(a, compute_type(dtype_)), p = a.data;
+      if (p) a = in_dtype(a, compute_type(dtype_)), p = a.data;
     };
     widen(target_.weight, target_.arguments.weight);
     widen(target_.values, target_.arguments.probabilities);
@@ -92,7 +95,7 @@ class LinearCrossEntropy {
           scale_rows(gradient, [factor = row_grads->as<T>() + r](int64_t i) { return convert<double>(factor[i]); });
         });
       if (needs.bias) add_columns(gradient, db);
-      gradient = astype(gradient, dtype_);
+      gradient = in_dtype(gradient, dtype_);
       const Matrix g{gradient.data, classes_, 1}, g_t{gradient.data, 1, classes_};
       if (needs.input)
         gemm(dtype_, m, k_, classes_, g, {weight_.data, weight_.stride(0), weight_.stride(1)},
@@ -104,10 +107,10 @@ class LinearCrossEntropy {
         if (sums->data) scale_rows(*sums, [&](int64_t) { return 1 / boost; });
     LinearGradients gradients;
     if (needs.input) std::get<0>(gradients) = dx.view(x_shape(), contiguous_strides(x_shape()));
-    if (needs.weight) std::get<1>(gradients) = astype(dw, saved);
-    if (needs.bias) std::get<2>(gradients) = astype(db, saved);
+    if (needs.weight) std::get<1>(gradients) = in_dtype(dw, saved);
+    if (needs.bias) std::get<2>(gradients) = in_dtype(db, saved);
     const bool each = target_.reduction == Reduction::none;
-    return {each ? astype(losses, dtype_) : scalar(total / target_.divisor, dtype_), std::move(gradients)};
+    return {each ? in_dtype(losses, dtype_) : scalar(total / target_.divisor, dtype_), std::move(gradients)};
   }
 
  private:
@@ -168,7 +171,7 @@ LinearGradients linear_cross_entropy_backward(const Array& input, const Array& w
   require_gradient(kOp, grad, input.ndim() == 1 ? Dims() : Dims{input.size(0)}, input.dtype);
   Array g = grad.contiguous();
   auto [dx, dw, db] = std::get<1>(op.run({need_input, need_weight, need_bias}, &g));
-  auto finish = [&](std::optional<Array>& a) { return a ? std::optional(astype(*a, input.dtype)) : std::nullopt; };
+  auto finish = [&](std::optional<Array>& a) { return a ? std::optional(in_dtype(*a, input.dtype)) : std::nullopt; };
   return {finish(dx), finish(dw), finish(db)};
 }
 

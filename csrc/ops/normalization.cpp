@@ -89,9 +89,10 @@ Normalized forward(const char* op, bool centered, const Array& x, const Dims& sh
     return {y, mean, rstd};
   }
   auto kernel = kernels().normalization.normalize_rows[x.dtype];
+  const bool past = streams(y, n);
   parallel_for(rows, std::max<int64_t>(1, kGrain / n), [&, n = n](int64_t begin, int64_t end) {
     kernel(centered, at(in, begin * n), at(y, begin * n), end - begin, n, pointer(w), pointer(b), eps,
-           centered ? mean.as<double>() + begin : nullptr, rstd.as<double>() + begin);
+           centered ? mean.as<double>() + begin : nullptr, rstd.as<double>() + begin, past);
   });
   return {y, mean, rstd};
 }
@@ -137,12 +138,13 @@ NormGradients backward(const char* op, bool centered, const Array& dy, const Arr
     return {dx, dw, db};
   }
   auto elements = kernels().normalization.normalize_rows_backward[x.dtype];
+  const bool past = dx && streams(*dx, n);
   auto sums = kernels().normalization.normalize_rows_sums[x.dtype];
   auto means = [&](int64_t row) { return centered ? mean->as<double>() + row : nullptr; };
   auto rstds = [&](int64_t row) { return rstd.as<double>() + row; };
   auto rows_at = [&](int64_t first, int64_t count) {
     elements(centered, at(in, first * n), at(g, first * n), at(*dx, first * n), count, n, pointer(w), means(first),
-             rstds(first));
+             rstds(first), past);
   };
   const bool need_sums = need_weight || need_bias, wide = n > kWide;
   if (need_input && (wide || !need_sums))
@@ -155,7 +157,7 @@ NormGradients backward(const char* op, bool centered, const Array& dy, const Arr
   const int64_t blocks = (rows + block - 1) / block, columns = wide ? kColumns : n,
                 pieces = (n + columns - 1) / columns;
   // So few rows at once that the sums over columns find them in L1 or L2.
-  const int64_t tile = wide ? rows : std::clamp<int64_t>(8192 / n, 4, 32);
+  const int64_t tile = wide ? rows : std::clamp<int64_t>(16384 / n, 4, 32);
   const int64_t width = n * (int64_t(need_weight) + int64_t(need_bias));
   Array partial = Array::zeros({blocks, width}, DType::f64);
   double* dweight = need_weight ? partial.as<double>() : nullptr;

@@ -1,9 +1,11 @@
 #include "normalization_channels.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "../convert.h"
 #include "../float_mode.h"
+#include "../memory.h"
 #include "../parallel.h"
 
 namespace fastnn::ops {
@@ -49,8 +51,8 @@ NormGradients widened(const Array& grad, const Array& x, const MaybeArray& weigh
 
 // The affine part of a normalization whose statistic g = group(plane) belongs to a plane, for planes [0, period).
 template <class Group>
-Array apply(const Array& x, const Channels& k, int64_t period, const Array& mean, const Array& rstd,
-            const MaybeArray& w, const MaybeArray& b, Group&& group) {
+void apply(const Array& x, const Array& y, bool past, const Channels& k, int64_t period, const Array& mean,
+           const Array& rstd, const MaybeArray& w, const MaybeArray& b, Group&& group) {
   Coefficients table(3, period, x.dtype);
   parallel_for(period, kCoefficients, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -61,7 +63,7 @@ Array apply(const Array& x, const Channels& k, int64_t period, const Array& mean
       table.set(2, i, (b ? item(*b, c) : 0) - low * scale);
     }
   });
-  return normalize(x, k, table);
+  normalize(x, y, k, table, past);
 }
 
 Array inverse_root(const Array& variance, double eps) {
@@ -130,6 +132,12 @@ NormGradients no_elements(const Array& x, DType t, bool need_input, bool need_we
   return out;
 }
 
+Array images(const Array& x, int64_t first, int64_t count) {
+  Dims shape = x.shape;
+  shape[0] = count;
+  return x.view(shape, x.strides, first * x.stride(0));
+}
+
 // ---- ops --------------------------------------------------------------------------------------------------------
 
 Normalized group_forward(const char* op, const Array& input, int64_t groups, const MaybeArray& weight,
@@ -146,10 +154,23 @@ Normalized group_forward(const char* op, const Array& input, int64_t groups, con
     update_running_on_gpu(op, running_mean, running_var, s, k.n, double(k.s), momentum);
     return normalize_on_gpu(op, x, k, false, width, s, eps, w, b);
   }
-  Statistics s = moments(exact, k, false, width);
-  Array rstd = inverse_root(s.variance, eps);
+  Array y = Array::empty_like(x), rstd = Array::empty({k.n * groups}, DType::f64);
+  Statistics s{Array::empty({k.n * groups}, DType::f64), Array::empty({k.n * groups}, DType::f64)};
+  const bool past = streams(y, k.row());
+  // So many images at once that the second pass finds them in the cache.
+  const int64_t image = k.c * k.s * int64_t(size_of(exact.dtype));
+  const int64_t most = std::max<int64_t>(1, int64_t(last_level_cache() / 4) / image);
+  for (int64_t n = 0; n < k.n; n += most) {
+    const Channels part{std::min(most, k.n - n), k.c, k.s, k.inner};
+    Statistics found = moments(images(exact, n, part.n), part, false, width);
+    Array scale = inverse_root(found.variance, eps);
+    apply(images(x, n, part.n), images(y, n, part.n), past, part, part.planes(), found.mean, scale, w, b,
+          [&](int64_t i) { return i / width; });
+    for (auto [from, to] : {std::pair{&found.mean, &s.mean}, {&found.variance, &s.variance}, {&scale, &rstd}})
+      std::copy_n(from->as<double>(), from->numel(), to->as<double>() + n * groups);
+  }
   update_running(running_mean, running_var, s, k.n, double(k.s), momentum);
-  return {apply(x, k, k.planes(), s.mean, rstd, w, b, [&](int64_t i) { return i / width; }), s.mean, rstd};
+  return {y, s.mean, rstd};
 }
 
 void check_groups(const char* op, const Array& x, int64_t groups) {
@@ -188,7 +209,9 @@ Normalized batch_norm_statistics(const Array& input, const MaybeArray& weight, c
   Statistics s = training ? moments(exact, k, true, 1) : Statistics{to_double(*running_mean), to_double(*running_var)};
   Array rstd = inverse_root(s.variance, eps);
   if (training) update_running(running_mean, running_var, s, 1, double(count), momentum);
-  return {apply(x, k, channels, s.mean, rstd, w, b, [](int64_t i) { return i; }), s.mean, rstd};
+  Array y = Array::empty_like(x);
+  apply(x, y, streams(y, k.row()), k, channels, s.mean, rstd, w, b, [](int64_t i) { return i; });
+  return {y, s.mean, rstd};
 }
 
 Array batch_norm(const Array& x, const MaybeArray& weight, const MaybeArray& bias, const MaybeArray& running_mean,
@@ -245,7 +268,9 @@ NormGradients batch_norm_backward(const Array& grad, const Array& input, const M
     table.set(1, c, r[c] * (w ? item(*w, c) : 1));
     table.set(2, c, 0);
   }
-  return {normalize(dy, k, table), dw, db};
+  dx = Array::empty_like(dy);
+  normalize(dy, *dx, k, table, streams(*dx, k.row()));
+  return {dx, dw, db};
 }
 
 Normalized group_norm_statistics(const Array& x, int64_t groups, const MaybeArray& weight, const MaybeArray& bias,

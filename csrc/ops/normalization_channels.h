@@ -13,6 +13,7 @@ struct Channels {
   bool inner;
   int64_t planes() const { return n * c; }
   int64_t numel() const { return n * c * s; }
+  int64_t row() const { return inner ? c : s; }
 };
 
 // Mean and biased variance of groups of neighbouring units, `width` each.
@@ -47,8 +48,8 @@ class Coefficients {
   Array table_;
 };
 
-// y = (x - m) scale + shift, with rows m, scale, shift of the table
-Array normalize(const Array& x, const Channels& k, const Coefficients& t);
+// y = (x - m) scale + shift, with rows m, scale, shift of the table; y is stored past the caches if `past`.
+void normalize(const Array& x, const Array& y, const Channels& k, const Coefficients& t, bool past);
 // dx = a dy + b (x - m) + c, with rows m, a, b, c of the table
 Array normalize_backward(const Array& x, const Array& dy, const Channels& k, const Coefficients& t);
 

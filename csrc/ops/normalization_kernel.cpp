@@ -14,17 +14,22 @@ FASTNN_INLINE double not_negative(double v) { return v < 0 ? 0 : v; }  // a NaN 
 
 // ---- what sums go through ----------------------------------------------------------------------------------------
 
-// block(first element, runs) for pieces of the runs of about kBlock elements.
+// block(first element, runs, how far on the next block begins) for pieces of the runs of about kBlock elements. It is
+// fetched from memory while a second pass over this one computes; after the last one, what follows in memory.
 template <class Fn>
 FASTNN_INLINE void for_blocks(const Runs& r, Fn&& block) {
   if (r.n >= kBlock) {
     for (int64_t i = 0; i < r.count; ++i)
-      for (int64_t begin = 0; begin < r.n; begin += kBlock)
-        block(i * r.step + begin, Runs{1, 0, lesser(kBlock, r.n - begin)});
+      for (int64_t begin = 0; begin < r.n; begin += kBlock) {
+        const int64_t n = lesser(kBlock, r.n - begin);
+        const bool jumps = begin + n == r.n && i + 1 < r.count;
+        block(i * r.step + begin, Runs{1, 0, n}, jumps ? r.step - begin : n);
+      }
     return;
   }
   int64_t together = greater(1, kBlock / greater(1, r.n));
-  for (int64_t i = 0; i < r.count; i += together) block(i * r.step, Runs{lesser(together, r.count - i), r.step, r.n});
+  for (int64_t i = 0; i < r.count; i += together)
+    block(i * r.step, Runs{lesser(together, r.count - i), r.step, r.n}, r.count == 1 ? r.n : together * r.step);
 }
 
 // f(accumulator, element, lanes) for all elements of a block; four accumulators hide the latency of the addition.
@@ -71,7 +76,7 @@ struct Moments {
 template <class T>
 FASTNN_INLINE void add_moments(const Runs& runs, const T* x, Moments* out) {
   using V = Compute<T>;
-  for_blocks(runs, [&](int64_t first, const Runs& r) {
+  for_blocks(runs, [&](int64_t first, const Runs& r, int64_t next) {
     const T* p = x + first;
     double n = double(r.count * r.n);
     Sums<V> s;
@@ -80,6 +85,7 @@ FASTNN_INLINE void add_moments(const Runs& runs, const T* x, Moments* out) {
     V m(rounded);
     Sums<V> rest, square;
     for_vectors<V>(r, [&](int k, int64_t i, auto lanes) {
+      __builtin_prefetch(p + i + next);
       V e = head(load<V>(p + i, lanes) - m, lanes, V(0.0f));
       rest.v[k] = rest.v[k] + e;
       square.v[k] = fma(e, e, square.v[k]);
@@ -94,7 +100,7 @@ template <class T>
 FASTNN_INLINE double sum_of_squares(const T* x, int64_t n) {
   using V = Compute<T>;
   double total = 0;
-  for_blocks(Runs{1, 0, n}, [&](int64_t first, const Runs& r) {
+  for_blocks(Runs{1, 0, n}, [&](int64_t first, const Runs& r, int64_t) {
     Sums<V> s;
     for_vectors<V>(r, [&](int k, int64_t i, auto lanes) {
       V v = load<V>(x + first + i, lanes);
@@ -109,7 +115,7 @@ FASTNN_INLINE double sum_of_squares(const T* x, int64_t n) {
 
 template <class T>
 void normalize_rows(bool centered, const void* input, void* output, int64_t rows, int64_t n, const void* weight,
-                    const void* bias, double eps, double* mean, double* rstd) {
+                    const void* bias, double eps, double* mean, double* rstd, bool streams) {
   using V = Compute<T>;
   using S = Scalar<T>;
   auto* x = static_cast<const T*>(input);
@@ -129,25 +135,30 @@ void normalize_rows(bool centered, const void* input, void* output, int64_t rows
     double scale = rstd[r] = 1 / __builtin_sqrt(variance + eps);
     S high = S(m);
     V vm(high), vs = V(S(scale)), vl = V(S((double(high) - m) * scale));
-    auto normal = [&](int64_t i, auto lanes) { return fma(load<V>(x + i, lanes) - vm, vs, vl); };
+    auto normal = [&](int64_t i, auto lanes) {
+      __builtin_prefetch(x + n + i);  // the next row comes from memory while this one, in L1 or L2, is computed
+      return fma(load<V>(x + i, lanes) - vm, vs, vl);
+    };
     if (w && b)
       for_lanes<V>(n, [&](int64_t i, auto lanes) {
-        store(fma(normal(i, lanes), load<V>(w + i, lanes), load<V>(b + i, lanes)), y + i, lanes);
+        store(fma(normal(i, lanes), load<V>(w + i, lanes), load<V>(b + i, lanes)), y + i, lanes, streams);
       });
     else if (w)
-      for_lanes<V>(n, [&](int64_t i, auto lanes) { store(normal(i, lanes) * load<V>(w + i, lanes), y + i, lanes); });
+      for_lanes<V>(
+          n, [&](int64_t i, auto lanes) { store(normal(i, lanes) * load<V>(w + i, lanes), y + i, lanes, streams); });
     else
       for_lanes<V>(n, [&](int64_t i, auto lanes) {
-        store(b ? normal(i, lanes) + load<V>(b + i, lanes) : normal(i, lanes), y + i, lanes);
+        store(b ? normal(i, lanes) + load<V>(b + i, lanes) : normal(i, lanes), y + i, lanes, streams);
       });
   }
+  fence(streams);
 }
 
 // With h = (x - mean) rstd and g = dy weight: dx = rstd (g - mean of g - h mean of (g h)); not centered, without mean
 // of g.
 template <class T>
 FASTNN_INLINE void row_backward(bool centered, const T* x, const T* dy, T* dx, int64_t n, const Scalar<T>* w,
-                                double mean, double rstd) {
+                                double mean, double rstd, bool streams) {
   using V = Compute<T>;
   using S = Scalar<T>;
   S high = S(mean);
@@ -157,7 +168,7 @@ FASTNN_INLINE void row_backward(bool centered, const T* x, const T* dy, T* dx, i
     V g = load<V>(dy + i, lanes);
     return w ? g * load<V>(w + i, lanes) : g;
   };
-  for_blocks(Runs{1, 0, n}, [&](int64_t first, const Runs& r) {
+  for_blocks(Runs{1, 0, n}, [&](int64_t first, const Runs& r, int64_t) {
     Sums<V> s, p;
     for_vectors<V>(r, [&](int k, int64_t i, auto lanes) {  // lanes above the tail load as zero
       V g = gradient(first + i, lanes);
@@ -172,7 +183,9 @@ FASTNN_INLINE void row_backward(bool centered, const T* x, const T* dy, T* dx, i
   double shift = rstd * (double(near) - average) - slope * low;
   V a = V(S(rstd)), b = V(S(slope)), c = V(S(shift)), level = V(near);
   for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    store(fma(gradient(i, lanes) - level, a, fma(load<V>(x + i, lanes) - m, b, c)), dx + i, lanes);
+    __builtin_prefetch(x + n + i);
+    __builtin_prefetch(dy + n + i);
+    store(fma(gradient(i, lanes) - level, a, fma(load<V>(x + i, lanes) - m, b, c)), dx + i, lanes, streams);
   });
 }
 
@@ -211,13 +224,14 @@ FASTNN_INLINE void weight_columns(const T* x, const T* dy, int64_t rows, int64_t
 
 template <class T>
 void normalize_rows_backward(bool centered, const void* input, const void* gradient, void* output, int64_t rows,
-                             int64_t n, const void* weight, const double* mean, const double* rstd) {
+                             int64_t n, const void* weight, const double* mean, const double* rstd, bool streams) {
   auto* x = static_cast<const T*>(input);
   auto* dy = static_cast<const T*>(gradient);
   auto* dx = static_cast<T*>(output);
   auto* w = static_cast<const Scalar<T>*>(weight);
   for (int64_t r = 0; r < rows; ++r)
-    row_backward<T>(centered, x + r * n, dy + r * n, dx + r * n, n, w, centered ? mean[r] : 0, rstd[r]);
+    row_backward<T>(centered, x + r * n, dy + r * n, dx + r * n, n, w, centered ? mean[r] : 0, rstd[r], streams);
+  fence(streams);
 }
 
 template <class T>
@@ -262,7 +276,7 @@ void gradient_sums(const Runs& runs, const void* input, const void* gradient, co
   using V = Compute<T>;
   V m(*static_cast<const Scalar<T>*>(mean));
   *sum = *product = 0;
-  for_blocks(runs, [&](int64_t first, const Runs& r) {
+  for_blocks(runs, [&](int64_t first, const Runs& r, int64_t) {
     auto* x = static_cast<const T*>(input) + first;
     auto* dy = static_cast<const T*>(gradient) + first;
     Sums<V> s, p;
@@ -277,18 +291,20 @@ void gradient_sums(const Runs& runs, const void* input, const void* gradient, co
 }
 
 template <class T>
-void normalize_run(const void* input, void* output, int64_t n, const void* mean, const void* scale, const void* shift) {
+void normalize_run(const void* input, void* output, int64_t n, const void* mean, const void* scale, const void* shift,
+                   bool streams) {
   using V = Compute<T>;
   using S = Scalar<T>;
   auto* x = static_cast<const T*>(input);
   auto* y = static_cast<T*>(output);
   V m(*static_cast<const S*>(mean)), s(*static_cast<const S*>(scale)), t(*static_cast<const S*>(shift));
-  for_lanes<V>(n, [&](int64_t i, auto lanes) { store(fma(load<V>(x + i, lanes) - m, s, t), y + i, lanes); });
+  for_lanes<V>(n, [&](int64_t i, auto lanes) { store(fma(load<V>(x + i, lanes) - m, s, t), y + i, lanes, streams); });
+  fence(streams);
 }
 
 template <class T>
 void normalize_run_backward(const void* input, const void* gradient, void* output, int64_t n, const void* mean,
-                            const void* pa, const void* pb, const void* pc) {
+                            const void* pa, const void* pb, const void* pc, bool streams) {
   using V = Compute<T>;
   using S = Scalar<T>;
   auto* x = static_cast<const T*>(input);
@@ -297,8 +313,9 @@ void normalize_run_backward(const void* input, const void* gradient, void* outpu
   V m(*static_cast<const S*>(mean));
   V a(*static_cast<const S*>(pa)), b(*static_cast<const S*>(pb)), c(*static_cast<const S*>(pc));
   for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    store(fma(load<V>(dy + i, lanes), a, fma(load<V>(x + i, lanes) - m, b, c)), dx + i, lanes);
+    store(fma(load<V>(dy + i, lanes), a, fma(load<V>(x + i, lanes) - m, b, c)), dx + i, lanes, streams);
   });
+  fence(streams);
 }
 
 // ---- columns: neighbours in memory belong to different statistics ------------------------------------------------
@@ -398,7 +415,7 @@ void column_gradient_sums(const void* input, const void* gradient, int64_t rows,
 
 template <class T>
 void normalize_columns(const void* input, void* output, int64_t rows, int64_t columns, const void* mean,
-                       const void* scale, const void* shift) {
+                       const void* scale, const void* shift, bool streams) {
   using V = Compute<T>;
   using S = Scalar<T>;
   auto* x = static_cast<const T*>(input);
@@ -407,13 +424,14 @@ void normalize_columns(const void* input, void* output, int64_t rows, int64_t co
   for (int64_t r = 0; r < rows; ++r, x += columns, y += columns)
     for_lanes<V>(columns, [&](int64_t i, auto lanes) {
       V e = load<V>(x + i, lanes) - load<V>(m + i, lanes);
-      store(fma(e, load<V>(s + i, lanes), load<V>(t + i, lanes)), y + i, lanes);
+      store(fma(e, load<V>(s + i, lanes), load<V>(t + i, lanes)), y + i, lanes, streams);
     });
+  fence(streams);
 }
 
 template <class T>
 void normalize_columns_backward(const void* input, const void* gradient, void* output, int64_t rows, int64_t columns,
-                                const void* mean, const void* pa, const void* pb, const void* pc) {
+                                const void* mean, const void* pa, const void* pb, const void* pc, bool streams) {
   using V = Compute<T>;
   using S = Scalar<T>;
   auto* x = static_cast<const T*>(input);
@@ -425,8 +443,9 @@ void normalize_columns_backward(const void* input, const void* gradient, void* o
     for_lanes<V>(columns, [&](int64_t i, auto lanes) {
       V e = load<V>(x + i, lanes) - load<V>(m + i, lanes);
       V rest = fma(e, load<V>(b + i, lanes), load<V>(c + i, lanes));
-      store(fma(load<V>(dy + i, lanes), load<V>(a + i, lanes), rest), dx + i, lanes);
+      store(fma(load<V>(dy + i, lanes), load<V>(a + i, lanes), rest), dx + i, lanes, streams);
     });
+  fence(streams);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kGrain = 16384;   // elements; about 5 us
 constexpr int64_t kPart = 32768;    // elements that one task sums, where a statistic has more than that
+constexpr int64_t kLongRun = 1024;  // elements
 constexpr int64_t kColumns = 1024;  // columns that one task sums
 
 char* at(const Array& a, int64_t i) { return a.data + i * int64_t(size_of(a.dtype)); }
@@ -37,7 +38,8 @@ struct Parts {
 template <class Fn>
 Parts sum_runs(const Runs& r, int64_t units, int64_t stride, Fn&& f) {
   const int64_t piece = std::min(r.n, kPart), pieces = (r.n + piece - 1) / piece;
-  const int64_t together = std::max<int64_t>(1, kPart / r.n), groups = (r.count + together - 1) / together;
+  // Long runs one by one and in the order of memory, which reads them faster.
+  const int64_t together = r.n >= kLongRun ? 1 : kPart / r.n, groups = (r.count + together - 1) / together;
   Parts out(units, groups * pieces);
   auto runs_in = [&](int64_t part) { return std::min(together, r.count - part / pieces * together); };
   auto elements_in = [&](int64_t part) { return std::min(piece, r.n - part % pieces * piece); };
@@ -45,7 +47,7 @@ Parts sum_runs(const Runs& r, int64_t units, int64_t stride, Fn&& f) {
   int64_t work = piece * std::min(together, r.count);
   parallel_for(units * out.parts(), std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      int64_t u = i / out.parts(), p = i % out.parts();
+      int64_t u = i % units, p = i / units;
       int64_t first = u * stride + p / pieces * together * r.step + p % pieces * piece;
       f(u, Runs{runs_in(p), r.step, elements_in(p)}, first, out.a(p, u), out.b(p, u));
     }
@@ -146,29 +148,29 @@ void for_elements(const Channels& k, const Coefficients& table, Run&& run, Colum
 
 }  // namespace
 
-Array normalize(const Array& x, const Channels& k, const Coefficients& t) {
-  Array y = Array::empty_like(x);
+void normalize(const Array& x, const Array& y, const Channels& k, const Coefficients& t, bool past) {
   auto run = kernels().normalization.normalize_run[x.dtype];
   auto columns = kernels().normalization.normalize_columns[x.dtype];
   for_elements(
-      k, t, [&](int64_t e, int64_t n, int64_t i) { run(at(x, e), at(y, e), n, t.get(0, i), t.get(1, i), t.get(2, i)); },
+      k, t,
+      [&](int64_t e, int64_t n, int64_t i) { run(at(x, e), at(y, e), n, t.get(0, i), t.get(1, i), t.get(2, i), past); },
       [&](int64_t e, int64_t rows, int64_t i) {
-        columns(at(x, e), at(y, e), rows, k.c, t.get(0, i), t.get(1, i), t.get(2, i));
+        columns(at(x, e), at(y, e), rows, k.c, t.get(0, i), t.get(1, i), t.get(2, i), past);
       });
-  return y;
 }
 
 Array normalize_backward(const Array& x, const Array& dy, const Channels& k, const Coefficients& t) {
   Array dx = Array::empty_like(x);
+  const bool past = streams(dx, k.row());
   auto run = kernels().normalization.normalize_run_backward[x.dtype];
   auto columns = kernels().normalization.normalize_columns_backward[x.dtype];
   for_elements(
       k, t,
       [&](int64_t e, int64_t n, int64_t i) {
-        run(at(x, e), at(dy, e), at(dx, e), n, t.get(0, i), t.get(1, i), t.get(2, i), t.get(3, i));
+        run(at(x, e), at(dy, e), at(dx, e), n, t.get(0, i), t.get(1, i), t.get(2, i), t.get(3, i), past);
       },
       [&](int64_t e, int64_t rows, int64_t i) {
-        columns(at(x, e), at(dy, e), at(dx, e), rows, k.c, t.get(0, i), t.get(1, i), t.get(2, i), t.get(3, i));
+        columns(at(x, e), at(dy, e), at(dx, e), rows, k.c, t.get(0, i), t.get(1, i), t.get(2, i), t.get(3, i), past);
       });
   return dx;
 }

@@ -76,9 +76,45 @@ FASTNN_INLINE void each_window(const Pool& g, bool vectors, Vector&& vector, One
   }
 }
 
+// Without positions: maxima over the rows of the windows first, into rows with a border of -inf, then over columns.
+// False where the windows are of another kind. A few rows at once: one that has just been stored is slow to load.
+template <int kStride, class S>
+bool max_plane_by_axes(const Pool& g, const S* x, S* y) {
+  using V = Vec<S>;
+  constexpr int64_t kRoom = 4096;
+  const int64_t width = g.w.input, columns = g.w.output, border = g.w.padding;
+  const int64_t pitch = greater(border + width, columns * kStride + g.w.taps), together = lesser(8, kRoom / pitch);
+  if (g.w.stride != kStride || g.w.dilation != 1 || together == 0) return false;
+  const V lowest = V(S(-__builtin_inf()));
+  alignas(64) S maxima[kRoom + V::kLanes];
+  for (int64_t i = 0; i < together * pitch; i += V::kLanes) lowest.store(maxima + i);
+  for (int64_t p = 0; p < g.h.output; p += together) {
+    const int64_t rows = lesser(together, g.h.output - p);
+    for (int64_t k = 0; k < rows; ++k) {
+      const Span r = span(g.h, p + k);
+      for_lanes<V>(width, [&](int64_t i, auto lanes) {
+        V best = lowest;
+        for (int64_t t = r.begin; t < r.end; ++t)
+          best = larger(load<V>(x + (r.origin + t * g.h.dilation) * width + i, lanes), best);
+        store(best, maxima + k * pitch + border + i, lanes);
+      });
+    }
+    for (int64_t k = 0; k < rows; ++k, y += columns)
+      for_lanes<V>(columns, [&](int64_t q, auto lanes) {
+        const S* first = maxima + k * pitch + q * kStride;
+        V best = lowest;
+        for (int64_t j = 0; j < g.w.taps; ++j) best = larger(load_every<kStride, V>(first + j, lanes), best);
+        store(best, y + q, lanes);
+      });
+  }
+  return true;
+}
+
 template <int kStride, class S, class P>
 void max_plane(const Pool& g, const S* x, S* y, P* position) {
   using V = Vec<S>;
+  if constexpr (!kPosition<P>)
+    if (max_plane_by_axes<kStride>(g, x, y)) return;
   const S lowest = S(-__builtin_inf());
   int64_t width = g.w.input, pitch = g.w.taps;
   bool exact = !kPosition<P> || g.h.taps * pitch <= (1 << 24);  // positions in float lanes

@@ -61,7 +61,7 @@ float read_all(const float* x, int64_t n) {
 }
 
 void copy_stream(const float* x, float* y, int64_t n) {
-  for (int64_t i = 0; i < n; i += V::kLanes) stream(V::load(x + i), y + i);
+  for (int64_t i = 0; i < n; i += V::kLanes) V::load(x + i).stream(y + i);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "../dispatch.h"
 #include "../float_mode.h"
 #include "../parallel.h"
+#include "gemm.h"
 
 namespace fastnn::ops {
 namespace {
@@ -62,8 +63,13 @@ Array forward(const char* op, bool log, const Array& x, int64_t dim) {
   auto row_kernel = k.softmax_rows[in.dtype];
   auto column_kernel = k.softmax_columns[in.dtype];
   int64_t item = int64_t(size_of(in.dtype));
+  const size_t buffer = streams(y, a.n) ? size_t(a.n) * size_of(compute_type(in.dtype)) : 0;
   for_parts(
-      a, [&](int64_t at, int64_t rows) { row_kernel(log, in.data + at * item, y.data + at * item, rows, a.n); },
+      a,
+      [&](int64_t at, int64_t rows) {
+        Scratch exponentials(buffer);
+        row_kernel(log, in.data + at * item, y.data + at * item, rows, a.n, exponentials.as<void>());
+      },
       [&](int64_t at, int64_t columns) {
         column_kernel(log, in.data + at * item, y.data + at * item, a.n, a.inner, columns);
       });
@@ -84,13 +90,14 @@ Array backward(const char* op, bool log, const Array& y, const Array& dy, int64_
     return dx;
   }
   auto& k = kernels().softmax;
+  const bool past = streams(dx, a.n);
   auto row_kernel = k.softmax_rows_backward[out.dtype];
   auto column_kernel = k.softmax_columns_backward[out.dtype];
   int64_t item = int64_t(size_of(out.dtype));
   for_parts(
       a,
       [&](int64_t at, int64_t rows) {
-        row_kernel(log, out.data + at * item, g.data + at * item, dx.data + at * item, rows, a.n);
+        row_kernel(log, out.data + at * item, g.data + at * item, dx.data + at * item, rows, a.n, past);
       },
       [&](int64_t at, int64_t columns) {
         column_kernel(log, out.data + at * item, g.data + at * item, dx.data + at * item, a.n, a.inner, columns);

@@ -48,46 +48,60 @@ FASTNN_INLINE Compute<T> row_max(const T* x, int64_t n) {
   return V(max_of(top));
 }
 
+// The next row comes from memory while the last passes over this one, which find it in L1 or L2, compute.
 template <class T>
-void softmax_row(const T* x, T* y, int64_t n) {
+FASTNN_INLINE void fetch_next(const T* x, int64_t n) {
+  __builtin_prefetch(x + n);
+}
+
+// e: n values for the exponentials, or null: they are then computed twice.
+template <class T>
+FASTNN_INLINE void softmax_row(const T* x, T* y, int64_t n, Scalar<T>* e, bool streams) {
   using V = Compute<T>;
-  // Where y has the precision of the arithmetic it holds the exponentials; else they are computed twice.
-  constexpr bool keep = sizeof(T) == sizeof(Scalar<T>);
   V top = row_max(x, n);
   V total = V(sum_of<T>(n, [&](int64_t i, auto lanes) {
-    V e = exp(load<V>(x + i, lanes) - top);
-    if (keep) store(e, y + i, lanes);
-    return e;
+    V v = exp(load<V>(x + i, lanes) - top);
+    if (e) store(v, e + i, lanes);
+    fetch_next(x + i, n);
+    return v;
   }));
   V factor = factor_of<T>(total);
   for_lanes<V>(n, [&](int64_t i, auto lanes) {
-    V e = keep ? load<V>(y + i, lanes) : exp(load<V>(x + i, lanes) - top);
-    store(apply_factor<T>(e, factor), y + i, lanes);
+    V v = e ? load<V>(e + i, lanes) : exp(load<V>(x + i, lanes) - top);
+    store(apply_factor<T>(v, factor), y + i, lanes, streams);
   });
 }
 
 template <class T>
-void log_softmax_row(const T* x, T* y, int64_t n) {
+FASTNN_INLINE void log_softmax_row(const T* x, T* y, int64_t n, bool streams) {
   using V = Compute<T>;
   V top = row_max(x, n);
-  V shift = log(V(sum_of<T>(n, [&](int64_t i, auto lanes) { return exp(load<V>(x + i, lanes) - top); })));
-  for_lanes<V>(n, [&](int64_t i, auto lanes) { store((load<V>(x + i, lanes) - top) - shift, y + i, lanes); });
+  V shift = log(V(sum_of<T>(n, [&](int64_t i, auto lanes) {
+    fetch_next(x + i, n);
+    return exp(load<V>(x + i, lanes) - top);
+  })));
+  for_lanes<V>(n, [&](int64_t i, auto lanes) { store((load<V>(x + i, lanes) - top) - shift, y + i, lanes, streams); });
 }
 
 template <class T>
-void softmax_rows(bool log, const void* x, void* y, int64_t rows, int64_t n) {
+void softmax_rows(bool log, const void* x, void* y, int64_t rows, int64_t n, void* buffer) {
   auto* px = static_cast<const T*>(x);
   auto* py = static_cast<T*>(y);
+  const bool streams = buffer != nullptr;
   for (int64_t r = 0; r < rows; ++r, px += n, py += n) {
+    auto* e = static_cast<Scalar<T>*>(buffer);
+    // y can hold the exponentials where it has the precision of the arithmetic.
+    if (sizeof(T) == sizeof(Scalar<T>) && !e) e = reinterpret_cast<Scalar<T>*>(py);
     if (log)
-      log_softmax_row(px, py, n);
+      log_softmax_row(px, py, n, streams);
     else
-      softmax_row(px, py, n);
+      softmax_row(px, py, n, e, streams);
   }
+  fence(streams);
 }
 
 template <class T>
-void softmax_rows_backward(bool log, const void* y, const void* dy, void* dx, int64_t rows, int64_t n) {
+void softmax_rows_backward(bool log, const void* y, const void* dy, void* dx, int64_t rows, int64_t n, bool streams) {
   using V = Compute<T>;
   auto* py = static_cast<const T*>(y);
   auto* pg = static_cast<const T*>(dy);
@@ -101,9 +115,12 @@ void softmax_rows_backward(bool log, const void* y, const void* dy, void* dx, in
     total = V(sum(total));
     for_lanes<V>(n, [&](int64_t i, auto lanes) {
       V out = load<V>(py + i, lanes), g = load<V>(pg + i, lanes);
-      store(log ? g - exp(out) * total : out * (g - total), px + i, lanes);
+      fetch_next(py + i, n);
+      fetch_next(pg + i, n);
+      store(log ? g - exp(out) * total : out * (g - total), px + i, lanes, streams);
     });
   }
+  fence(streams);
 }
 
 // ---- columns: neighbours in memory belong to different distributions -------------------------------------------

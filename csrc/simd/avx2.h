@@ -41,6 +41,10 @@ struct Vec<float> {
   FASTNN_INLINE void store(f16* p) const { _mm_storeu_si128((__m128i*)p, half()); }
   FASTNN_INLINE void store(f16* p, int n) const { partial(p, n, half()); }
 
+  FASTNN_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
+  FASTNN_INLINE void stream(bf16* p) const { _mm_stream_si128((__m128i*)p, narrow()); }
+  FASTNN_INLINE void stream(f16* p) const { _mm_stream_si128((__m128i*)p, half()); }
+
   FASTNN_INLINE Vec operator+(Vec o) const { return _mm256_add_ps(v, o.v); }
   FASTNN_INLINE Vec operator-(Vec o) const { return _mm256_sub_ps(v, o.v); }
   FASTNN_INLINE Vec operator*(Vec o) const { return _mm256_mul_ps(v, o.v); }
@@ -132,7 +136,9 @@ FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_
   return count;
 }
 
-FASTNN_INLINE void stream(F a, float* p) { _mm256_stream_ps(p, a.v); }
+FASTNN_INLINE void fence(bool streams) {
+  if (streams) _mm_sfence();
+}
 
 FASTNN_INLINE void deinterleave(F a, F b, F* even, F* odd) {
   __m256 e = _mm256_shuffle_ps(a.v, b.v, 0x88), o = _mm256_shuffle_ps(a.v, b.v, 0xdd);
@@ -174,5 +180,22 @@ FASTNN_INLINE void store_integers(F v, int32_t* p, int n) {
 }
 
 FASTNN_INLINE F head(F v, int n, F rest) { return _mm256_blendv_ps(rest.v, v.v, _mm256_castsi256_ps(F::first(n))); }
+
+struct Words {
+  static constexpr int kLanes = 4;
+  __m256i v;
+  FASTNN_INLINE Words(__m256i x) : v(x) {}
+  FASTNN_INLINE Words(uint64_t x) : v(_mm256_set1_epi64x(int64_t(x))) {}
+  static FASTNN_INLINE Words from(uint64_t first) {
+    return _mm256_add_epi64(_mm256_set1_epi64x(int64_t(first)), _mm256_setr_epi64x(0, 1, 2, 3));
+  }
+  FASTNN_INLINE Words operator*(Words o) const { return _mm256_mul_epu32(v, o.v); }
+  FASTNN_INLINE Words operator^(Words o) const { return _mm256_xor_si256(v, o.v); }
+  FASTNN_INLINE Words high() const { return _mm256_srli_epi64(v, 32); }
+  FASTNN_INLINE void store(uint32_t* p) const {
+    __m256i low = _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+    _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(low));
+  }
+};
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

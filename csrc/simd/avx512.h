@@ -38,6 +38,10 @@ struct Vec<float> {
   FASTNN_INLINE void store(f16* p) const { _mm256_storeu_si256((__m256i*)p, half()); }
   FASTNN_INLINE void store(f16* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), half()); }
 
+  FASTNN_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
+  FASTNN_INLINE void stream(bf16* p) const { _mm256_stream_si256((__m256i*)p, narrow()); }
+  FASTNN_INLINE void stream(f16* p) const { _mm256_stream_si256((__m256i*)p, half()); }
+
   FASTNN_INLINE Vec operator+(Vec o) const { return _mm512_add_ps(v, o.v); }
   FASTNN_INLINE Vec operator-(Vec o) const { return _mm512_sub_ps(v, o.v); }
   FASTNN_INLINE Vec operator*(Vec o) const { return _mm512_mul_ps(v, o.v); }
@@ -111,7 +115,9 @@ FASTNN_INLINE int append_nonzero(F a, int n, int32_t base, float* values, int32_
   return __builtin_popcount(m);
 }
 
-FASTNN_INLINE void stream(F a, float* p) { _mm512_stream_ps(p, a.v); }  // p on a vector boundary
+FASTNN_INLINE void fence(bool streams) {
+  if (streams) _mm_sfence();
+}
 #if FASTNN_ISA_ID == 3
 // acc + the products of the two bfloat16 values in each lane.
 FASTNN_INLINE F dot_pairs(F a, F b, F acc) {
@@ -162,5 +168,19 @@ FASTNN_INLINE void store_integers(F v, int32_t* p, int n) {
 }
 
 FASTNN_INLINE F head(F v, int n, F rest) { return _mm512_mask_blend_ps(F::first(n), rest.v, v.v); }
+
+struct Words {
+  static constexpr int kLanes = 8;
+  __m512i v;
+  FASTNN_INLINE Words(__m512i x) : v(x) {}
+  FASTNN_INLINE Words(uint64_t x) : v(_mm512_set1_epi64(int64_t(x))) {}
+  static FASTNN_INLINE Words from(uint64_t first) {
+    return _mm512_add_epi64(_mm512_set1_epi64(int64_t(first)), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  FASTNN_INLINE Words operator*(Words o) const { return _mm512_mul_epu32(v, o.v); }
+  FASTNN_INLINE Words operator^(Words o) const { return _mm512_xor_si512(v, o.v); }
+  FASTNN_INLINE Words high() const { return _mm512_srli_epi64(v, 32); }
+  FASTNN_INLINE void store(uint32_t* p) const { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi64_epi32(v)); }
+};
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

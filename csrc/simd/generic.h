@@ -109,6 +109,11 @@ struct Vec {
     for (int i = 0; i < n; ++i) narrow(v[i], p + i);
   }
 
+  template <class S>
+  FASTNN_INLINE void stream(S* p) const {
+    store(p);
+  }
+
   FASTNN_INLINE Vec operator+(Vec o) const { return v + o.v; }
   FASTNN_INLINE Vec operator-(Vec o) const { return v - o.v; }
   FASTNN_INLINE Vec operator*(Vec o) const { return v * o.v; }
@@ -210,7 +215,7 @@ FASTNN_INLINE int append_nonzero(Vec<float> a, int n, int32_t base, float* value
   return count;
 }
 
-FASTNN_INLINE void stream(Vec<float> a, float* p) { a.store(p); }
+FASTNN_INLINE void fence(bool) {}
 
 template <class T>
 FASTNN_INLINE void deinterleave(Vec<T> a, Vec<T> b, Vec<T>* even, Vec<T>* odd) {
@@ -250,5 +255,20 @@ FASTNN_INLINE Vec<T> head(Vec<T> v, int n, Vec<T> rest) {
   for (int i = n; i < Vec<T>::kLanes; ++i) v.v[i] = rest.v[i];
   return v;
 }
+
+struct Words {
+  static constexpr int kLanes = 4;
+  typedef uint64_t Native __attribute__((vector_size(32)));
+  Native v;
+  FASTNN_INLINE Words(Native x) : v(x) {}
+  FASTNN_INLINE Words(uint64_t x) : v(x - Native{}) {}
+  static FASTNN_INLINE Words from(uint64_t first) { return first + Native{0, 1, 2, 3}; }
+  FASTNN_INLINE Words operator*(Words o) const { return (v & 0xffffffff) * (o.v & 0xffffffff); }
+  FASTNN_INLINE Words operator^(Words o) const { return v ^ o.v; }
+  FASTNN_INLINE Words high() const { return v >> 32; }
+  FASTNN_INLINE void store(uint32_t* p) const {
+    for (int i = 0; i < kLanes; ++i) p[i] = uint32_t(v[i]);
+  }
+};
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

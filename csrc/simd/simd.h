@@ -4,11 +4,13 @@
 //
 // Vec<float> and, on generic, Vec<double> have:
 //   kLanes, Vec(scalar), Vec::load(p), Vec::load(p, n) (first n lanes, zeros above), store(p), store(p, n), and the
-//   same for bf16 and f16 pointers (rounded to nearest even); + - * / unary -, comparisons < <= > >= == != giving a
-//   Mask, select(mask, a, b), fma(a, b, c) = a * b + c, max(a, b) and min(a, b) (b where either is NaN), abs, sqrt,
-//   round, floor, any(mask), sum(v), max_of(v), min_of(v), scale2(v, n) = v * 2^n for integral n in [-300, 300],
-//   split2(v, &e): v = m * 2^e with m in [0.5, 1) for normal positive v, head(v, n, rest): the first n lanes of v, then
-//   those of rest.
+//   same for bf16 and f16 pointers (rounded to nearest even), stream(p): a store past the caches, p on a boundary of
+//   what is stored; + - * / unary -, comparisons < <= > >= == != giving a Mask, select(mask, a, b), fma(a, b, c) = a *
+//   b + c, max(a, b) and min(a, b) (b where either is NaN), abs, sqrt, round, floor, any(mask), sum(v), max_of(v),
+//   min_of(v), scale2(v, n) = v * 2^n for integral n in [-300, 300], split2(v, &e): v = m * 2^e with m in [0.5, 1) for
+//   normal positive v, head(v, n, rest): the first n lanes of v, then those of rest.
+// Words are 64-bit lanes that hold 32-bit words in their lower halves: * gives the 64-bit products of the lower halves,
+// high() the upper ones, store(p) the lower ones; from(n) is n, n + 1, ...
 // Vec8 is eight floats on every ISA (load, store, +, fma); append_nonzero(v, n, base, values, positions) compacts
 // lanes.
 //   deinterleave(a, b, &even, &odd): the even and odd elements of the 2 * kLanes in a, b; interleave(even, odd, &a, &b)
@@ -118,6 +120,19 @@ FASTNN_INLINE void store(V v, T* p, Full) {
 }
 template <class V, class T>
 FASTNN_INLINE void store(V v, T* p, int n) {
+  v.store(p, n);
+}
+// Past the caches if `streams`: an output larger than they are would be read before it is written, and push out what is
+// still needed. Kernels end with fence(streams), after which other threads see what was stored.
+template <class V, class T>
+FASTNN_INLINE void store(V v, T* p, Full, bool streams) {
+  if (streams)
+    v.stream(p);
+  else
+    v.store(p);
+}
+template <class V, class T>
+FASTNN_INLINE void store(V v, T* p, int n, bool) {
   v.store(p, n);
 }
 // Rows of n elements one after the other may be stored as full vectors, later rows over the surplus of earlier ones, as
