@@ -14,6 +14,7 @@ SHAPES: tuple[tuple[str, tuple[int, ...], tuple[int, int], dict[str, Any]], ...]
     ("causal 1x16x1024x128", (1, 16, 1024, 128), (16, 1024), {"is_causal": True}),
     ("grouped causal 1x8x512x64 of 2", (1, 8, 512, 64), (2, 512), {"is_causal": True, "enable_gqa": True}),
     ("one query 1x12x1x64 of 1024", (1, 12, 1, 64), (12, 1024), {}),
+    ("one query 1x32x1x128 of 4096", (1, 32, 1, 128), (32, 4096), {}),
 )
 
 

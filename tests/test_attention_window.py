@@ -8,13 +8,13 @@ from fastnn import _C, reference
 from guarded import guarded, poison
 from test_attention import BF16, TOLERANCE, check, close, exact_gradients, kept, make, run
 
-WINDOWS = [(0, 0), (3, -1), (-1, 2), (5, 140), (130, 0), (300, 300)]
+WINDOWS = [(0, 0), (3, -1), (-1, 2), (5, 140), (130, 0)]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 def test_windows(window, dtype, isa, rng):
-    for sizes in ((20, 17, 8, 9), (130, 300, 4, 8)):
+    for sizes in ((20, 17, 8, 9), (120, 150, 4, 8)):
         arrays = make(rng, (2,), sizes, dtype)
         for causal in (False, True):
             check(arrays, TOLERANCE[dtype], is_causal=causal, window_size=window)
@@ -56,7 +56,7 @@ def test_a_window_hides_what_is_outside(isa, rng):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("queries", [1, 2, 4])
 def test_decoding(queries, dtype, isa, rng):
-    for keys in (63, 64, 65, 256, 257, 700):
+    for keys in (15, 17, 256, 257, 520):
         for width in ((16, 16), (33, 70)):
             arrays = make(rng, (1, 2), (queries, keys, *width), dtype)
             check(arrays, TOLERANCE[dtype])

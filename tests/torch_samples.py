@@ -156,6 +156,8 @@ def layer_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "interpolate", (_grad(image), [7, 5], "bilinear", False, [])
         yield "interpolate", (_grad(image), [10, 3], "nearest", False, [2.0, 1.5])
     yield "interpolate", (_grad(images[2]), [4], "linear", True, [])
+    yield "pixel_shuffle", (_grad(_tensor(2, 8, 3, 2)), 2)
+    yield "pixel_unshuffle", (_grad(_tensor(2, 2, 6, 4)), 2)
     yield "max_pool3d_indices", (torch.randint(6, (2, 3, 4, 5)), torch.randint(20, (2, 3, 2, 5)), 6)
     kernel = _grad(_tensor(4, 3, 3, 2))
     for image in images[:2]:

@@ -122,10 +122,16 @@ std::tuple<Array, std::optional<Array>> embedding_bag(const Array& weight, const
     std::vector<int64_t> at, rows;
     std::vector<char> memory;
     for (int64_t b = begin; b < end; ++b) {
-      bags.positions(b, at);
-      rows.clear();
-      for (int64_t i : at) rows.push_back(bags.index()[i]);
-      const int64_t n = int64_t(rows.size());
+      const int64_t first = bags.bounds[size_t(b)];
+      const int64_t* row = bags.index() + first;
+      int64_t n = bags.bounds[size_t(b) + 1] - first;
+      if (bags.padding_idx >= 0 || bags.sample) {
+        bags.positions(b, at);
+        rows.clear();
+        for (int64_t i : at) rows.push_back(bags.index()[i]);
+        row = rows.data();
+        n = int64_t(rows.size());
+      }
       char* to = y.data + b * bags.width * item;
       if (max) {
         int64_t* source = from->as<int64_t>() + b * bags.width;
@@ -135,19 +141,18 @@ std::tuple<Array, std::optional<Array>> embedding_bag(const Array& weight, const
           continue;
         }
         memory.resize(size_t(bags.width * scalar));
-        kernel.max_of_rows[weight.dtype](table.data, table.stride(0), rows.data(), n, to, memory.data(), bags.width);
+        kernel.max_of_rows[weight.dtype](table.data, table.stride(0), row, n, to, memory.data(), bags.width);
         in_scalar(bags.compute, [&]<class S>(S*) {
           for (int64_t j = 0; j < bags.width; ++j)
-            source[j] = rows[size_t(reinterpret_cast<const S*>(memory.data())[j])];
+            source[j] = row[int64_t(reinterpret_cast<const S*>(memory.data())[j])];
         });
       } else if (bags.sample) {
         memory.resize(size_t(n * scalar));
         in_scalar(bags.compute, [&]<class S>(S*) { gather<S>(*bags.sample, at, memory.data()); });
-        kernel.weighted_rows[weight.dtype](table.data, table.stride(0), rows.data(), memory.data(), n, to, bags.width,
-                                           false);
+        kernel.weighted_rows[weight.dtype](table.data, table.stride(0), row, memory.data(), n, to, bags.width, false);
       } else {
         const double scale = bags.mode == BagMode::mean && n ? 1 / double(n) : 1;
-        kernel.sum_of_rows[weight.dtype](table.data, table.stride(0), rows.data(), n, scale, to, bags.width);
+        kernel.sum_of_rows[weight.dtype](table.data, table.stride(0), row, n, scale, to, bags.width);
       }
     }
   });

@@ -9,9 +9,12 @@ from typing import Any
 from .. import functional as F
 from .. import init
 from .._arrays import floating_dtype
+from ..creation import zeros
 from ..ops import rnn as ops
+from ..ops.packed import packed_layers
 from ..parameter import Parameter
 from ..tensor import Tensor
+from ..utils.rnn import PackedSequence
 from .linear import empty_parameter, size
 from .module import Module
 
@@ -94,8 +97,13 @@ class RNNBase(Module):
     def _run(self, input: Tensor, states: tuple[Tensor | None, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(y, (h_n[, c_n])) for a checked number of states; without a batch axis where input has none."""
         name = type(self).__name__
+        if isinstance(input, PackedSequence):
+            return self._run_packed(input, states)
         if type(input).__name__ == "PackedSequence":
-            raise NotImplementedError(f"{name}: a PackedSequence is not supported; expected a padded (T, N, I) input")
+            raise NotImplementedError(
+                f"{name}: a PackedSequence of {type(input).__module__} is not supported; expected one of "
+                "fastnn.utils.rnn, or a padded (T, N, I) input"
+            )
         if input.ndim not in (2, 3) or input.shape[-1] != self.input_size:
             raise ValueError(
                 f"{name}: input has shape {tuple(input.shape)}; expected 2 or 3 dimensions, the last of size "
@@ -126,8 +134,44 @@ class RNNBase(Module):
             return F.squeeze(y, 0 if self.batch_first else 1), tuple(F.squeeze(state, 1) for state in last)
         return y, tuple(last)
 
+    def _run_packed(
+        self, input: PackedSequence, states: tuple[Tensor | None, ...]
+    ) -> tuple[PackedSequence, tuple[Tensor, ...]]:
+        name, data = type(self).__name__, input.data
+        if data.ndim != 2 or data.shape[1] != self.input_size:
+            raise ValueError(f"{name}: packed data has shape {tuple(data.shape)}; expected (steps, {self.input_size})")
+        batch_sizes = input.batch_sizes.numpy()
+        expected = (self.num_layers * (2 if self.bidirectional else 1), int(batch_sizes[0]), self.hidden_size)
+        order = input.sorted_indices
+        given = []
+        for label, state in zip(("h_0", "c_0"), states, strict=False):
+            if state is None:
+                state = zeros(expected, dtype=data.dtype)
+            elif tuple(state.shape) != expected:
+                raise ValueError(f"{name}: {label} has shape {tuple(state.shape)}; expected {expected}")
+            elif order is not None:
+                state = state[:, order.numpy()]
+            given.append(state)
+        y, *last = packed_layers(
+            self.mode.lower(),
+            data,
+            batch_sizes,
+            given,
+            [weight for weights in self.all_weights for weight in weights],
+            bool(self.bias),
+            self.num_layers,
+            self.dropout,
+            self.training,
+            bool(self.bidirectional),
+        )
+        if order is not None:
+            last = [state[:, input.unsorted_indices.numpy()] for state in last]
+        return input._replace(data=y), tuple(last)
+
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(y, h_n): input (T, N, I), with batch_first (N, T, I), or (T, I) without a batch; y has D H in place of I.
+
+        input may be a PackedSequence of fastnn.utils.rnn; then y is one too.
 
         hx: h_0 (num_layers D, N, H), or (num_layers D, H), default zeros. h_n has its shape.
         """

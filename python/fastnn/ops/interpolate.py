@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _C
-from . import pooling, pooling1d, pooling3d, shape
+from . import pooling, pooling1d, pooling3d
 from ._arguments import integer
 from .activation import _number
 
@@ -107,6 +107,41 @@ def _record(x, *arguments):
 _interpolate = _C.Op("interpolate", _forward, _record, lambda ctx, grad: _resample(grad, *ctx.saved, True))
 
 
+# ---- pixels ----------------------------------------------------------------------------------------------------------
+
+
+_ALL = slice(None)
+
+
+def _shuffled(x, r):
+    *lead, channels, height, width = x.shape
+    channels //= r * r
+    out = _C.empty((*lead, channels, height, r, width, r), x.dtype, x.device)
+    parts = _C.reshape(x, (*lead, channels, r, r, height, width))
+    for j in range(r):  # a column of each r: so whole rows of x are copied at a time, not r elements
+        _C.assign(_C.basic_index(out, (..., j)), _C.transpose(_C.basic_index(parts, (..., j, _ALL, _ALL)), -3, -2))
+    return _C.reshape(out, (*lead, channels, height * r, width * r))
+
+
+def _unshuffled(x, r):
+    *lead, channels, height, width = x.shape
+    parts = _C.reshape(x, (*lead, channels, height // r, r, width // r, r))
+    n = len(lead)
+    order = (*range(n + 1), n + 2, n + 4, n + 1, n + 3)
+    return _C.reshape(_C.permute(parts, order), (*lead, channels * r * r, height // r, width // r))
+
+
+_pixel_shuffle = _C.Op(
+    "pixel_shuffle", _shuffled, lambda x, r: (_shuffled(x, r), (r,)), lambda ctx, grad: _unshuffled(grad, *ctx.saved)
+)
+_pixel_unshuffle = _C.Op(
+    "pixel_unshuffle",
+    _unshuffled,
+    lambda x, r: (_unshuffled(x, r), (r,)),
+    lambda ctx, grad: _shuffled(grad, *ctx.saved),
+)
+
+
 # ---- the functions ---------------------------------------------------------------------------------------------------
 
 
@@ -187,27 +222,21 @@ def pixel_shuffle(input: Array, upscale_factor: int) -> Tensor:
     """y[..., c, r h + i, r w + j] = x[..., (c r + i) r + j, h, w], r = upscale_factor: (..., C r^2, H, W) ->
     (..., C, r H, r W). Shi et al. 2016, arXiv:1609.05158."""
     r = _factor("pixel_shuffle", "upscale_factor", input, upscale_factor)
-    *lead, channels, height, width = input.shape
+    channels = input.shape[-3]
     if channels % (r * r):
         raise ValueError(
             f"pixel_shuffle: input has {channels} channels; expected a multiple of upscale_factor^2, {r * r}"
         )
-    parts = shape.reshape(input, (*lead, channels // (r * r), r, r, height, width))
-    n = len(lead)
-    order = (*range(n + 1), n + 3, n + 1, n + 4, n + 2)
-    return shape.reshape(shape.permute(parts, order), (*lead, channels // (r * r), height * r, width * r))
+    return _pixel_shuffle(input, r)
 
 
 def pixel_unshuffle(input: Array, downscale_factor: int) -> Tensor:
     """The inverse of pixel_shuffle: (..., C, r H, r W) -> (..., C r^2, H, W), r = downscale_factor."""
     r = _factor("pixel_unshuffle", "downscale_factor", input, downscale_factor)
-    *lead, channels, height, width = input.shape
+    height, width = input.shape[-2:]
     if height % r or width % r:
         raise ValueError(f"pixel_unshuffle: input has {height} x {width} pixels; expected multiples of {r}")
-    parts = shape.reshape(input, (*lead, channels, height // r, r, width // r, r))
-    n = len(lead)
-    order = (*range(n + 1), n + 2, n + 4, n + 1, n + 3)
-    return shape.reshape(shape.permute(parts, order), (*lead, channels * r * r, height // r, width // r))
+    return _pixel_unshuffle(input, r)
 
 
 def _factor(op: str, name: str, input: Array, value: int) -> int:

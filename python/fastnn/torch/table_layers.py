@@ -219,6 +219,15 @@ def _images() -> Iterator[Row]:
         layout="image",
         saved=lambda args, y: (tuple(args[0].shape[2:]), *args[1:]),
     )
+    for name in ("pixel_shuffle", "pixel_unshuffle"):
+        yield Row(
+            name,
+            getattr(interpolate, f"_{name}"),
+            "Tensor input, SymInt factor",
+            getattr(F, name),
+            layout="contiguous",
+            saved=lambda args, y: (args[1],),
+        )
     yield Row(
         "max_pool3d_indices",
         pooling3d._indices,

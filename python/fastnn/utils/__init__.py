@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import _C
-from .tensor import Tensor
+from .. import _C
+from ..tensor import Tensor
 
 
 def clip_grad_norm_(
