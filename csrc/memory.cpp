@@ -118,7 +118,7 @@ class Cache {
     in_use_ -= int64_t(size);
     link(static_cast<IdleBlock*>(p), size, class_index(size));
     if (size >= 16384 || (++frees_ & 255) == 0) turn_window();
-    trim(std::min(limit_, std::max(kHeldFloor, std::max(window_peak_, last_peak_) * 5 / 4) - in_use_));
+    trim(std::min(limit_, std::max(kHeldFloor, std::max(window_peak_, last_peak_) * 2) - in_use_));
   }
 
   void empty() {

@@ -56,6 +56,7 @@ def check(name, *args, torch_function=None, **kwargs):
 
 OTHERS = {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd", "matmul", "numerical_gradient"}
 OTHERS |= {"gru_layer", "lstm_layer", "rnn_layer"}  # tests/test_rnn.py
+OTHERS |= {"rotary_embedding"}  # tests/test_attention_window.py
 
 
 @pytest.mark.parametrize("name", sorted(set(R.__all__) - OTHERS))
@@ -70,7 +71,8 @@ def test_parameters_are_those_of_torch(name):
     if name == "dropout":
         assert ours.pop("mask").kind is inspect.Parameter.KEYWORD_ONLY
     if name == "scaled_dot_product_attention":
-        assert ours.pop("dropout_mask").kind is inspect.Parameter.KEYWORD_ONLY
+        for more in ("dropout_mask", "window_size", "softcap"):
+            assert ours.pop(more).kind is inspect.Parameter.KEYWORD_ONLY
     assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
 
 

@@ -15,7 +15,12 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 ROWS = {row.name: row for row in registration.ROWS}
 SAMPLES = [*torch_samples.samples(), *torch_samples.layer_samples()]
-DIFFERENTIABLE = [(n, a) for n, a in SAMPLES if ROWS[n].differentiable and not (n == "embedding" and a[3])]
+SCALES_BY_FREQUENCY = {"embedding": 3, "embedding_bag": 7}  # argument that makes the gradient no true one
+DIFFERENTIABLE = [
+    (n, a)
+    for n, a in SAMPLES
+    if ROWS[n].differentiable and not (n in SCALES_BY_FREQUENCY and a[SCALES_BY_FREQUENCY[n]])
+]
 
 
 def to_double(value):

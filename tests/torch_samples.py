@@ -149,7 +149,8 @@ def layer_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
     flat, starts = torch.tensor([0, 2, 5, 2, 1]), torch.tensor([0, 2, 2])
     for mode in ("sum", "mean", "max"):
         samples = _grad(_tensor(5)) if mode == "sum" else None
-        yield "embedding_bag", (_grad(_tensor(6, 3)), flat, starts, samples, mode, False, 5, mode == "mean")
+        yield "embedding_bag", (_grad(_tensor(6, 3)), flat, starts, samples, mode, False, 5, False)
+    yield "embedding_bag", (_grad(_tensor(6, 3)), flat, starts, None, "mean", False, 5, True)
     yield "pad", (_grad(_tensor(2, 3, 4)), [0, 0, 0, 0, 1, 2], "constant", 1.5)
     yield "pad", (_grad(images[1]), [0, 0, 0, 0, 1, 0, 1, 1], "reflect", 0.0)
     for image in images[:2]:
